@@ -1,0 +1,1 @@
+"""What each stage leaves behind: a folder with a manifest, hashes and parents, never a pickle."""
