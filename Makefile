@@ -1,0 +1,42 @@
+# demo   the whole loop on the built-in model and simulated people, then the report: make demo ARGS="--seed 1"
+# test   the tests; what was skipped and why is printed at the end
+# check  format, lint, types, import layers, and the honesty of the tests
+# prove  the long proofs
+#
+# Each makes .venv when it is missing, with the exact versions of constraints.txt.
+# PYTHON=python3.12 chooses another interpreter. On Linux without a GPU,
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs the small build of torch.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: demo test check prove clean
+.DEFAULT_GOAL := demo
+
+demo: $(INSTALLED)
+	$(BIN)/prefloop demo $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/honesty.py
+
+prove: $(INSTALLED)
+	$(BIN)/python -m pytest -m prove -n 0 --timeout 0 $(ARGS)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"prefloop needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

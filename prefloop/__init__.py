@@ -1,0 +1,57 @@
+"""RLHF as one closed loop: people's answers, data, reward, policy, evaluation, and round again.
+
+Every verb of the command line is a function here: `import prefloop; prefloop.train("dpo", data="pairs.jsonl", ...)`.
+They are loaded when they are first used, so that `import prefloop` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from prefloop.version import __version__
+
+if TYPE_CHECKING:
+    from prefloop.workflows.data import (
+        doctor,
+        export,
+        import_data,
+        init,
+        label,
+        lineage,
+        report,
+        runs,
+        snapshot,
+    )
+
+_HOME = {
+    "init": "data",
+    "import_data": "data",
+    "export": "data",
+    "label": "data",
+    "snapshot": "data",
+    "report": "data",
+    "lineage": "data",
+    "runs": "data",
+    "doctor": "data",
+    "sample": "sampling",
+    "train": "training",
+    "train_methods": "training",
+    "evaluate": "evaluating",
+    "chat": "chat",
+    "demo": "demo",
+    "loop": "loop",
+}
+"""Function -> the module of `prefloop.workflows` that it lives in."""
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'prefloop' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"prefloop.workflows.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
