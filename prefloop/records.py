@@ -95,6 +95,10 @@ class Demonstration:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
+EXPECTED_DROPS = frozenset({"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late"})
+"""Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""
+
+
 @dataclass
 class Ledger:
     """Where every row went: used, or dropped or truncated for a reason. Nothing leaves without a line here.
@@ -114,6 +118,11 @@ class Ledger:
     def used(self) -> int:
         return self.rows - self.dropped
 
+    @property
+    def defective(self) -> int:
+        """Dropped rows that something is wrong with: all but EXPECTED_DROPS."""
+        return sum(n for reason, n in self.reasons.items() if reason not in EXPECTED_DROPS)
+
     def seen(self, n: int = 1) -> None:
         self.rows += n
 
@@ -124,15 +133,15 @@ class Ledger:
         self.notes[what] += n
 
     def check(self, max_dropped: float, what: str) -> None:
-        """Stop when more than `max_dropped` (a share, 0..1) of the rows would be dropped.
+        """Stop when more than `max_dropped` (a share, 0..1) of the rows would be dropped as defective.
 
         Raises RunError that names the reasons and their counts.
         """
         if self.rows and self.used == 0:
             raise RunError(f"{what}: none of the {self.rows} rows can be used ({self.words()})")
-        if self.rows and self.dropped / self.rows > max_dropped:
+        if self.rows and self.defective / self.rows > max_dropped:
             raise RunError(
-                f"{what}: {self.dropped} of {self.rows} rows would be dropped ({self.words()}), more than the "
+                f"{what}: {self.defective} of {self.rows} rows would be dropped ({self.words()}), more than the "
                 f"allowed share of {max_dropped:.0%}; mend the rows, or raise max_dropped if that is meant"
             )
 
@@ -146,5 +155,3 @@ class Ledger:
             "dropped": dict(sorted(self.reasons.items())),
             "notes": dict(sorted(self.notes.items())),
         }
-
-

@@ -1,0 +1,385 @@
+"""Columns in, nouns out: every layout that preference data comes in, as comparisons, demonstrations and prompts.
+
+Layouts are TRL's (https://huggingface.co/docs/trl/dataset_formats): `prompt`, `chosen`, `rejected`, `completion`,
+`messages`, `label`, `margin`, with text or lists of `{role, content}` as values; and Anthropic's raw transcripts,
+`"\\n\\nHuman: ...\\n\\nAssistant: ..."` (https://github.com/anthropics/hh-rlhf).
+
+Unlike TRL's trainers, which drop identical, empty and truncated rows without a word, every row is in the ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from prefloop.artifacts.folder import MANIFEST, read_artifact
+from prefloop.errors import InputError
+from prefloop.records import Comparison, Demonstration, Ledger, Messages, split_of
+from prefloop.snapshots.rows import Progress, Reject, defect, read_rows, shown
+
+__all__ = [
+    "DIVERGES",
+    "Progress",
+    "Reject",
+    "Repeats",
+    "Split",
+    "load_comparisons",
+    "load_demonstrations",
+    "parse_comparison",
+    "parse_demonstration",
+    "parse_messages",
+    "parse_prompt",
+    "parse_transcript",
+    "read_rows",
+]
+
+Split = Literal["train", "test"]
+Noun = TypeVar("Noun", Comparison, Demonstration)
+
+DIVERGES = "diverges before the last turn"
+"""The two conversations part before the last answer, so that there is no one prompt for both."""
+
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+_ROLE_NAMES = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "human": "user",
+    "gpt": "assistant",
+}
+
+
+def parse_transcript(text: str) -> Messages | None:
+    """Anthropic's `"\\n\\nHuman: ...\\n\\nAssistant: ..."` as messages, or None when the text is no such transcript.
+
+    A turn begins at `Human:` or `Assistant:` after an empty line; the same words inside a turn are text. White space
+    around a turn belongs to the format and is removed.
+    """
+    found = list(_TURN.finditer(text))
+    if not found or found[0].start() != 0 or found[0][1] != "Human":
+        return None
+    ends = [m.start() for m in found[1:]] + [len(text)]
+    return [{"role": _ROLES[m[1]], "content": text[m.end() : end].strip()} for m, end in zip(found, ends, strict=True)]
+
+
+def parse_messages(value: Any) -> Messages | Reject:
+    """`[{role, content}, ...]` (or ShareGPT's `from`, `value`) as messages; content may be a list of text parts."""
+    items = [value] if isinstance(value, dict) else value
+    if not isinstance(items, list) or not items:
+        return Reject("malformed", "messages are a list of {role, content}")
+    result: Messages = []
+    for item in items:
+        if not isinstance(item, dict):
+            return Reject("malformed", "a message is {role, content}")
+        role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+        if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+            content = "".join(p["text"] for p in content)
+        if not isinstance(role, str) or role.lower() not in _ROLE_NAMES or not isinstance(content, str):
+            return Reject("malformed", "a message has a role (system, user, assistant) and text content")
+        result.append({"role": _ROLE_NAMES[role.lower()], "content": content})
+    return result
+
+
+def _parse_prompt_value(value: Any) -> Messages | Reject:
+    """A `prompt` column: text, a raw transcript that ends where the assistant is to speak, or messages."""
+    if isinstance(value, str):
+        turns = parse_transcript(value)
+        if turns is None:
+            turns = [{"role": "user", "content": value}]
+        elif turns[-1] == {"role": "assistant", "content": ""}:
+            turns.pop()
+    else:
+        parsed = parse_messages(value)
+        if isinstance(parsed, Reject):
+            return parsed
+        turns = parsed
+    return _judge_prompt(turns)
+
+
+def _judge_prompt(turns: Messages) -> Messages | Reject:
+    if not any(m["role"] == "user" and m["content"].strip() for m in turns):
+        return Reject("empty", "the prompt says nothing")
+    if turns[-1]["role"] != "user":
+        return Reject("malformed", "a prompt ends with the user's turn")
+    return turns
+
+
+def _conversation(prompt: Messages | None, value: Any, raw_prompt: Any) -> Messages | Reject:
+    """The whole conversation that a `chosen`, `rejected` or `completion` column stands for."""
+    if isinstance(value, str):
+        turns = parse_transcript(value)
+        if turns is not None and (prompt is None or turns[: len(prompt)] == prompt):
+            return turns
+        if prompt is None:
+            return Reject("missing column", "text without a `prompt` column and without Human/Assistant turns")
+        # In data made from transcripts the space after "Assistant:" belongs to the format, not to the answer.
+        from_transcript = isinstance(raw_prompt, str) and parse_transcript(raw_prompt) is not None
+        return [*prompt, {"role": "assistant", "content": value.strip() if from_transcript else value}]
+    parsed = parse_messages(value)
+    if isinstance(parsed, Reject) or prompt is None or parsed[: len(prompt)] == prompt:
+        return parsed
+    if isinstance(raw_prompt, str) and len(parsed) > 1 and parsed[-2] == prompt[-1]:
+        return parsed  # prompt as text beside full conversations with a system turn, as in UltraFeedback
+    return [*prompt, *parsed]
+
+
+def _prompt_of(row: dict[str, Any]) -> Messages | Reject | None:
+    return None if row.get("prompt") is None else _parse_prompt_value(row["prompt"])
+
+
+def _missing(row: dict[str, Any], needed: str) -> Reject:
+    return Reject("missing column", f"needed: {needed}; found: {', '.join(map(str, row)) or 'none'}")
+
+
+def parse_comparison(row: Any) -> Comparison | Reject:
+    """A comparison from one row.
+
+    Layouts: `prompt` + `chosen` + `rejected` (text or messages; chosen and rejected may repeat the prompt); `chosen` +
+    `rejected` as whole conversations (messages or raw transcripts), whose longest shared beginning is the prompt.
+    Optional: `label` (probability 0..1 that chosen is the better one), `weight` (>= 0), `margin`; every other column
+    is kept in `.columns`. Two bare texts without a prompt are not accepted: where the prompt ends would be a guess.
+
+    Reasons: malformed, missing column, empty, identical (but for white space at the ends), "diverges before the last
+    turn" (after the shared prompt more than one turn is left), NUL character, lone surrogate.
+    """
+    problem = defect(row)
+    if problem is not None:
+        return problem
+    if "chosen" not in row or "rejected" not in row:
+        return _missing(row, "chosen and rejected (and prompt, unless both hold the whole conversation)")
+    if row["chosen"] is None or row["rejected"] is None:
+        return Reject("empty", "chosen or rejected is null")
+    prompt = _prompt_of(row)
+    if isinstance(prompt, Reject):
+        return prompt
+    chosen = _conversation(prompt, row["chosen"], row.get("prompt"))
+    rejected = _conversation(prompt, row["rejected"], row.get("prompt"))
+    for side in (chosen, rejected):
+        if isinstance(side, Reject):
+            return _missing(row, "prompt") if side.reason == "missing column" else side
+    pair = _part(cast(Messages, chosen), cast(Messages, rejected))
+    if isinstance(pair, Reject):
+        return pair
+    columns = {k: v for k, v in row.items() if k not in ("prompt", "chosen", "rejected")}
+    label = _take(columns, "label", 1.0, 0.0, 1.0)
+    weight = _take(columns, "weight", 1.0, 0.0, math.inf)
+    margin = _take(columns, "margin", None, -math.inf, math.inf)
+    for number in (label, weight, margin):
+        if isinstance(number, Reject):
+            return number
+    return Comparison(
+        prompt=pair[0],
+        chosen=pair[1],
+        rejected=pair[2],
+        label=cast(float, label),
+        weight=cast(float, weight),
+        margin=cast(float | None, margin),
+        columns=columns,
+    )
+
+
+def _part(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str] | Reject:
+    """(prompt, chosen, rejected): where two conversations part, and what each then says."""
+    if chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
+        return Reject("malformed", "a conversation ends with the assistant's turn")
+    if not chosen[-1]["content"].strip() or not rejected[-1]["content"].strip():
+        return Reject("empty", "an answer is empty")
+    if len(chosen) != len(rejected) or chosen[:-1] != rejected[:-1]:
+        return Reject(DIVERGES, "after the shared turns, more than one turn is left")
+    if chosen[-1]["content"].strip() == rejected[-1]["content"].strip():
+        return Reject("identical", "chosen and rejected say the same")
+    prompt = _judge_prompt(chosen[:-1])
+    return prompt if isinstance(prompt, Reject) else (prompt, chosen[-1]["content"], rejected[-1]["content"])
+
+
+def _take(columns: dict[str, Any], name: str, default: float | None, low: float, high: float) -> float | Reject | None:
+    """A known number out of the columns. Text that is no number (a foreign `label` column) stays there."""
+    value = columns.get(name)
+    if value is None or value == "":
+        columns.pop(name, None)
+        return default
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        return default
+    if not math.isfinite(number) or not low <= number <= high:
+        return Reject("malformed", f"{name} must be a number from {low} to {high}, got {shown(value)}")
+    del columns[name]
+    return number
+
+
+def parse_demonstration(row: Any) -> Demonstration | Reject:
+    """A prompt and the answer to learn from.
+
+    Layouts: `prompt` + `completion`; `messages` (or `conversations`) that end with the assistant; `prompt` + `chosen`,
+    or `chosen` alone as a whole conversation (the chosen side of a comparison is the demonstration). `weight` is
+    optional; every other column is kept in `.columns`. Reasons as in `parse_comparison`.
+    """
+    problem = defect(row)
+    if problem is not None:
+        return problem
+    name = next((n for n in ("completion", "messages", "conversations", "chosen") if n in row), None)
+    if name is None or (name == "completion" and "prompt" not in row):
+        return _missing(row, "prompt and completion, or messages, or chosen")
+    if row[name] is None:
+        return Reject("empty", f"{name} is null")
+    prompt = _prompt_of(row)
+    if isinstance(prompt, Reject):
+        return prompt
+    turns = _conversation(prompt, row[name], row.get("prompt"))
+    if isinstance(turns, Reject):
+        return _missing(row, "prompt") if turns.reason == "missing column" else turns
+    if turns[-1]["role"] != "assistant":
+        return Reject("malformed", "a demonstration ends with the assistant's turn")
+    if not turns[-1]["content"].strip():
+        return Reject("empty", "the answer is empty")
+    judged = _judge_prompt(turns[:-1])
+    if isinstance(judged, Reject):
+        return judged
+    columns = {k: v for k, v in row.items() if k not in ("prompt", "rejected", name)}
+    weight = _take(columns, "weight", 1.0, 0.0, math.inf)
+    if isinstance(weight, Reject):
+        return weight
+    return Demonstration(prompt=judged, completion=turns[-1]["content"], weight=cast(float, weight), columns=columns)
+
+
+def parse_prompt(row: Any) -> Messages | Reject:
+    """The prompt of a row: its `prompt` column, or everything before the last answer of `messages` or `chosen`."""
+    problem = defect(row)
+    if problem is not None:
+        return problem
+    if row.get("prompt") is not None:
+        return _parse_prompt_value(row["prompt"])
+    name = next((n for n in ("messages", "conversations", "chosen") if row.get(n) is not None), None)
+    if name is None:
+        return Reject("empty", "prompt is null") if "prompt" in row else _missing(row, "prompt, or messages")
+    turns = _conversation(None, row[name], None)
+    if isinstance(turns, Reject):
+        return _missing(row, "prompt, or messages") if turns.reason == "missing column" else turns
+    return _judge_prompt(turns[:-1] if turns[-1]["role"] == "assistant" else turns)
+
+
+class Repeats:
+    """Remembers what was seen, 16 bytes a row: a second time is a duplicate, the other way round is swapped."""
+
+    def __init__(self) -> None:
+        self._seen: set[bytes] = set()
+
+    def judge(self, prompt: Messages, first: str, second: str | None = None, by: str = "") -> str | None:
+        """None for a new row (remembered from now on), else "duplicate" or "swapped"; per annotator `by`."""
+        key = _digest(by, prompt, first, second)
+        if key in self._seen:
+            return "duplicate"
+        if second is not None and _digest(by, prompt, second, first) in self._seen:
+            return "swapped"
+        self._seen.add(key)
+        return None
+
+
+def _digest(by: str, prompt: Messages, first: str, second: str | None) -> bytes:
+    text = json.dumps([by, [[m["role"], m["content"]] for m in prompt], first, second])
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+
+
+def load_comparisons(
+    path: str | Path,
+    *,
+    split: Split | None = None,
+    test_share: float = 0.1,
+    max_dropped: float = 0.05,
+    progress: Progress | None = None,
+) -> tuple[list[Comparison], Ledger]:
+    """The comparisons of a snapshot folder, a file or a hub dataset, and the ledger of every row.
+
+    A snapshot has its split in two files; elsewhere `split` is decided per prompt (records.split_of), and rows of the
+    other side are in the ledger as "other split". Repeats are dropped as "duplicate". Of a pair that appears both
+    ways round the first is kept and each later one is "swapped".
+
+    Raises InputError when the source cannot be read, holds no rows, or none can be used (exit 2); RunError when more
+    than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
+    """
+    return _load(path, parse_comparison, lambda c: (c.chosen, c.rejected), split, test_share, max_dropped, progress)
+
+
+def load_demonstrations(
+    path: str | Path,
+    *,
+    split: Split | None = None,
+    test_share: float = 0.1,
+    max_dropped: float = 0.05,
+    progress: Progress | None = None,
+) -> tuple[list[Demonstration], Ledger]:
+    """The demonstrations of a snapshot folder, a file or a hub dataset, and the ledger of every row.
+
+    Comparisons serve too: the chosen completion is the demonstration. Splits, repeats and errors as in
+    `load_comparisons`.
+    """
+    return _load(path, parse_demonstration, lambda d: (d.completion, None), split, test_share, max_dropped, progress)
+
+
+def _load(
+    path: str | Path,
+    parse: Callable[[Any], Noun | Reject],
+    texts: Callable[[Noun], tuple[str, str | None]],
+    split: Split | None,
+    test_share: float,
+    max_dropped: float,
+    progress: Progress | None,
+) -> tuple[list[Noun], Ledger]:
+    files, decided = _files(path, split)
+    ledger, result, repeats = Ledger(), list[Noun](), Repeats()
+    first_problem: Reject | None = None
+    for file in files:
+        for _, row in read_rows(file, progress):
+            ledger.seen()
+            noun = row if isinstance(row, Reject) else parse(row)
+            if isinstance(noun, Reject):
+                ledger.drop(noun.reason)
+                first_problem = first_problem or noun
+                continue
+            again = repeats.judge(noun.prompt, *texts(noun))
+            if again is not None:
+                ledger.drop(again)
+            elif split is not None and not decided and split_of(noun.prompt, test_share) != split:
+                ledger.drop("other split")
+            else:
+                result.append(noun)
+    nothing_usable(str(path), ledger, first_problem)
+    ledger.check(max_dropped, str(path))
+    return result, ledger
+
+
+def nothing_usable(source: str, ledger: Ledger, first: Reject | None) -> None:
+    """Raises InputError when there were no rows, or every row is defective; it names the columns when they are why."""
+    if ledger.rows == 0:
+        raise InputError(f"{source} holds no rows")
+    if first is None or ledger.defective < ledger.rows:
+        return
+    if ledger.reasons["missing column"] == ledger.rows:
+        raise InputError(f"{source}: missing column; {first.detail}")
+    raise InputError(
+        f"{source}: none of its {ledger.rows} rows can be used ({ledger.words()}); the first: {first.reason}"
+        + (f", {first.detail}" if first.detail else "")
+    )
+
+
+def _files(path: str | Path, split: Split | None) -> tuple[list[str | Path], bool]:
+    """(what to read, whether that already is the split asked for)."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return [path], False
+    if (folder / MANIFEST).is_file():
+        artifact = read_artifact(folder)
+        if artifact.kind != "snapshot":
+            raise InputError(f"{folder} is a {artifact.kind}; data are read from a snapshot or a file of rows")
+    wanted = (split,) if split is not None else ("train", "test")
+    files: list[str | Path] = [folder / f"{name}.jsonl" for name in wanted if (folder / f"{name}.jsonl").is_file()]
+    if not files:
+        raise InputError(f"{folder} is no snapshot: it has no {' or '.join(f'{name}.jsonl' for name in wanted)}")
+    return files, True
