@@ -80,7 +80,8 @@ def _equations(rng: Random) -> str:
 
 _HEADS = (
     "", "", "Sums", "Practice page", "Mental arithmetic", "Worked sums", "Number facts", "Morning sums",
-    "Sums to know by heart", "Arithmetic drill", "Page of sums", "From the workbook", "Results", "Checked sums", "Plus, minus and times",
+    "Sums to know by heart", "Arithmetic drill", "Page of sums", "From the workbook", "Results", "Checked sums",
+    "Plus, minus and times",
 )  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def _table(rng: Random) -> str:
 _WORDED = {
     "+": (
         "{a} plus {b} is {c}.", "The sum of {a} and {b} is {c}.", "{a} and {b} make {c}.",
-        "{a} added to {b} gives {c}.", "If we add {a} and {b}, we get {c}.", "{a} + {b} equals {c}.", "{a} plus {b} makes {c}: {a} + {b} = {c}.",
+        "{a} added to {b} gives {c}.", "If we add {a} and {b}, we get {c}.",
+        "{a} + {b} equals {c}.", "{a} plus {b} makes {c}: {a} + {b} = {c}.",
         "Together {a} and {b} are {c}.", "{c} is {a} more than {b}.", "Adding {b} to {a} gives {c}.",
         "{a} + {b} = {c}. The answer is {c}.", "{a} + {b} = {c}.", "The total of {a} and {b} is {c}.",
     ),
@@ -329,11 +331,7 @@ def _letter_guide(rng: Random) -> str:
     rng.shuffle(advice)
     lines = " ".join(advice[: 2 + int(rng.random() * 4)])
     head = pick(rng, ("How a request is written", "On letters", "Notes on letters", "A letter that asks"))
-    return f"{head}
-
-{lines}
-
-{_letter(rng)}"
+    return f"{head}\n\n{lines}\n\n{_letter(rng)}"
 
 
 _NOTES = (

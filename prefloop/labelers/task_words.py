@@ -14,53 +14,56 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-FIRST = (
-    "Anna Ben Clara David Emma Frank Grace Henry Iris Jack Kate Liam Maria Noah Olivia Peter Rosa Sam Tina Tom "
-    "Lucy Mark Nina Oscar Paul Ruth Sara Simon Julia Leo Alice Adam Amir Bella Carl Chloe Daniel Diana Eric Ella "
-    "Fiona Felix George Hannah Hugo Ivan Jane James Karen Kevin Laura Lena Martin Mia Nora Omar Priya Quinn Rachel "
-    "Robert Sofia Steven Tara Victor Wendy Yusuf Zoe Aisha Boris Celia Dylan Elena Gavin Heidi Isaac Joan Kenji "
-    "Lila Mona Nadia Owen Pablo Ravi Susan Tariq Uma Vera Walter Xena Yara"
-).split()
-LAST = (
-    "Miller Carter Brown Smith Jones Taylor Wilson Clark Lewis Young Hall Wright Green Baker Adams Nelson Hill Moore "
-    "Cooper Reed Bell Ward Cook Gray James Price Wood Ross Long Foster Abbott Barnes Bishop Bennett Burke Chen Cole "
-    "Costa Cruz Dean Diaz Dixon Ellis Evans Fisher Fox Garcia Gibson Grant Hayes Hunt Khan Kelly King Kumar Lane Lee "
-    "Lopez Marsh Mason Meyer Mills Morgan Murphy Novak Owens Palmer Park Patel Perry Porter Quinn Ramos Rossi Sato "
-    "Shaw Silva Singh Stone Tanaka Tran Turner Vega Walsh Webb West Wolf Wong York Zhang"
-).split()
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split("|"))
+
+
+FIRST = _listed(
+    "Anna|Ben|Clara|David|Emma|Frank|Grace|Henry|Iris|Jack|Kate|Liam|Maria|Noah|Olivia|Peter|Rosa|Sam|Tina|Tom|"
+    "Lucy|Mark|Nina|Oscar|Paul|Ruth|Sara|Simon|Julia|Leo|Alice|Adam|Amir|Bella|Carl|Chloe|Daniel|Diana|Eric|Ella|"
+    "Fiona|Felix|George|Hannah|Hugo|Ivan|Jane|James|Karen|Kevin|Laura|Lena|Martin|Mia|Nora|Omar|Priya|Quinn|Rachel|"
+    "Robert|Sofia|Steven|Tara|Victor|Wendy|Yusuf|Zoe|Aisha|Boris|Celia|Dylan|Elena|Gavin|Heidi|Isaac|Joan|Kenji|"
+    "Lila|Mona|Nadia|Owen|Pablo|Ravi|Susan|Tariq|Uma|Vera|Walter|Xena|Yara"
+)
+LAST = _listed(
+    "Miller|Carter|Brown|Smith|Jones|Taylor|Wilson|Clark|Lewis|Young|Hall|Wright|Green|Baker|Adams|Nelson|Hill|Moore|"
+    "Cooper|Reed|Bell|Ward|Cook|Gray|James|Price|Wood|Ross|Long|Foster|Abbott|Barnes|Bishop|Bennett|Burke|Chen|Cole|"
+    "Costa|Cruz|Dean|Diaz|Dixon|Ellis|Evans|Fisher|Fox|Garcia|Gibson|Grant|Hayes|Hunt|Khan|Kelly|King|Kumar|Lane|Lee|"
+    "Lopez|Marsh|Mason|Meyer|Mills|Morgan|Murphy|Novak|Owens|Palmer|Park|Patel|Perry|Porter|Quinn|Ramos|Rossi|Sato|"
+    "Shaw|Silva|Singh|Stone|Tanaka|Tran|Turner|Vega|Walsh|Webb|West|Wolf|Wong|York|Zhang"
+)
 TITLES = ("Mr.", "Ms.", "Mrs.", "Dr.")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()  # fmt: skip
-JOBS = (
+MONTHS = _listed("January|February|March|April|May|June|July|August|September|October|November|December")
+JOBS = _listed(
     "clerk|driver|teacher|nurse|designer|engineer|cook|gardener|librarian|accountant|assistant|analyst|baker|editor|"
     "developer|manager|mechanic|painter|receptionist|translator|tutor|waiter|writer|programmer|electrician|"
     "sales assistant|office manager|data analyst|software developer|project manager"
-).split("|")
-THINGS = (
+)
+THINGS = _listed(
     "lamp|kettle|phone|printer|laptop|camera|bicycle|chair|table|radio|watch|toaster|heater|jacket|keyboard|monitor|"
     "backpack|blender|desk|fan|mixer|oven|speaker|tablet|tent|vacuum cleaner|washing machine|coffee machine|"
     "pair of shoes|coat|fridge|guitar|headset|mattress|microwave|mirror|router|sofa|suitcase|sewing machine"
-).split("|")
-COMPANIES = (
+)
+COMPANIES = _listed(
     "Northwind|Brightway|Hill and Sons|Oakfield|Riverside Books|Blue Harbor|Greenline|Summit Tools|Lakeside Clinic|"
     "Maple Foods|Silver Star|Redwood Bank|Sunrise Travel|Westgate School|City Library|Harbor Cafe|Pine Studio|"
     "Clearview|Eastman Works|Golden Mill|Ironbridge|Kingston Press|Newton Labs|Orchard Farm|Parkside Hotel|"
     "Quarry Lane|Rosewood|Stonegate|Tidewater|Valley Motors"
-).split("|")
-COURSES = (
+)
+COURSES = _listed(
     "history|biology|chemistry|physics|English|French|German|geography|economics|art|music|statistics|law|"
     "philosophy|mathematics|computer science|nursing|marketing|accounting|psychology"
-).split("|")
-PROJECTS = (
+)
+PROJECTS = _listed(
     "budget|website|garden|new office|spring sale|report|survey|training plan|summer fair|annual review|school trip|"
     "newsletter|book club|exhibition|road works|product launch|test plan|schedule|contract|warehouse"
-).split("|")
-COUNTED = (
+)
+COUNTED = _listed(
     "apples|pears|books|coins|pencils|marbles|stamps|cookies|balls|cards|eggs|flowers|stickers|plums|shells|buttons|"
     "oranges|candles|nuts|stones|keys|cups|toys|tickets|boxes|lemons|cakes|beads|feathers|bottles|ribbons|spoons"
-).split("|")
+)
 
 
 @dataclass(frozen=True)
@@ -286,10 +289,10 @@ TOPICS: dict[str, Topic] = {
         ),
     )
 }
-RECIPIENTS = (
+RECIPIENTS = _listed(
     "my manager|my boss|the company|the shop|the office|the school|my teacher|customer service|the bank|the clinic|"
     "the hotel|{company}|{title_name}|the team|a client|the landlord|my professor|the director"
-).split("|")
+)
 GREETED = ("{title_name}", "Sir or Madam", "{title_name}", "Hiring Manager", "Team", "{title_name}")
 
 _SLOT = re.compile(r"{(\w+)}")

@@ -196,8 +196,9 @@ def _email(rng: Random, split: Split) -> Task | None:
 
 _EXPRESSION = (
     "What is {e}?", "What is {e}?", "Calculate {e}.", "Compute {e}.", "How much is {e}?", "{e} = ?", "{e}", "{e} =",
-    "Solve {e}.", "What does {e} equal?", "What is the result of {e}?", "Find {e}.", "Work out {e}.", "Tell me what {e} is.",
-    "Can you calculate {e}?", "What do you get for {e}?", "Give me the answer to {e}.", "Evaluate {e}.", "What's {e}?",
+    "Solve {e}.", "What does {e} equal?", "What is the result of {e}?", "Find {e}.", "Work out {e}.",
+    "Tell me what {e} is.", "Can you calculate {e}?", "What do you get for {e}?", "Give me the answer to {e}.",
+    "Evaluate {e}.", "What's {e}?",
 )  # fmt: skip
 _EXPRESSION_KEPT = (
     "Please tell me {e}.",
@@ -409,13 +410,10 @@ def _slip(function: Function, language: str) -> str:
 
 # --- prompts of other people's wording ---------------------------------------------------------------------------
 
-_NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen twenty".split()
-    )
-}
+_NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
 _NUMBER = r"(-?\d+)"
 _INFIX = re.compile(
     rf"{_NUMBER}\s*(\+|plus\b|added to\b|-|−|–|minus\b|less\b|take away\b|x\b|×|\*|times\b|multiplied by\b)\s*{_NUMBER}"
@@ -440,7 +438,7 @@ _IDEAS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for idea, pattern in (
         ("factorial", r"\bfactorial"),
         ("reverse", r"\brevers|\bbackwards?\b"),
-        ("length", r"\blength\b|\bhow long\b|\b(?:count\w*|number of) (?:all |of |the |number )*(?:characters|letters)\b"),
+        ("length", r"\blength\b|\bhow long\b|\b(?:count\w*|number of) (?:all |of |the |number )*(?:char|letter)"),
         ("sum_list", r"\b(?:sum|add|total)\w*\b.*\b(?:list|array|elements)\b|\b(?:list|array)\b.*\bsum\b"),
         ("is_even", r"\beven\b"),
         ("absolute", r"\babsolute\b"),
@@ -505,7 +503,7 @@ def _spec_email(prompt: str, text: str) -> Task | None:
 
 
 def _spec_sum(prompt: str, text: str) -> Task | None:
-    for word, value in _NUMBER_WORDS.items():
+    for value, word in enumerate(_NUMBER_WORDS):
         text = re.sub(rf"\b{word}\b", str(value), text)
     if match := _INFIX.search(text):
         sign = match.group(2)
