@@ -1,0 +1,113 @@
+"""Reward-model figures on pairs small enough to work by hand, and on simulated people."""
+
+import numpy as np
+import pytest
+
+from prefloop.errors import InputError
+from prefloop.evaluation.reward_model import evaluate_scores, length_bias
+
+
+def test_accuracy_by_hand():
+    # right, wrong, equal (half), tie (out), label 0.2: the rejected one is better and scores higher -> right
+    got = evaluate_scores([2, 0, 1, 5, 0], [1, 1, 1, 0, 3], labels=[1, 0.9, 0.8, 0.5, 0.2])
+    assert got["accuracy"] == (1 + 0 + 0.5 + 1) / 4
+    assert got["n"] == 4
+    assert got["ties_excluded"] == 1
+    assert got["equal_scores"] == 1
+    assert got["mean_margin"] == (1 - 1 + 0 + 3) / 4
+    assert got["low"] <= got["accuracy"] <= got["high"]
+    assert sum(b["n"] for b in got["reliability"]) == 4
+
+
+def test_ece_by_hand():
+    # |d| = ln 3 -> 0.75 four times, three right: calibrated; |d| = ln 9 -> 0.9 twice, one right: off by 0.4
+    d = np.array([np.log(3)] * 3 + [-np.log(3), np.log(9), -np.log(9)])
+    got = evaluate_scores(d, np.zeros(6))
+    assert got["ece"] == pytest.approx(2 / 6 * 0.4)
+    assert "temperature" not in got
+    assert "slices" not in got
+    assert "length" not in got
+
+
+def test_overconfident_scores_are_told_apart_from_chance_and_mended():
+    rng = np.random.default_rng(0)
+    d = rng.normal(size=4000)
+    better = rng.random(4000) < 1 / (1 + np.exp(-d))
+    got = evaluate_scores(3 * np.where(better, d, -d), np.zeros(4000), np.arange(4000).tolist(), temperature=True)
+    assert got["ece"] == pytest.approx(0.150, abs=0.02)
+    assert got["expected_ece"] < got["expected_ece_high"] < 0.03
+    assert got["temperature"] == pytest.approx(3.0, rel=0.1)
+    assert got["ece_after_temperature"] < 0.04
+
+
+def test_a_calibrated_model_is_within_what_chance_allows():
+    rng = np.random.default_rng(1)
+    d = rng.normal(size=1000)
+    better = rng.random(1000) < 1 / (1 + np.exp(-d))
+    got = evaluate_scores(np.where(better, d, -d), np.zeros(1000))
+    assert got["ece"] < got["expected_ece_high"]
+
+
+def test_temperature_is_fitted_on_other_prompts():
+    # all pairs of one prompt are wrong, those of the other right: neither half may use its own answer
+    chosen = [1.0, 2.0, 3.0, -1.0, -2.0, -3.0]
+    prompts = ["right"] * 3 + ["wrong"] * 3
+    got = evaluate_scores(chosen, [0.0] * 6, prompts, temperature=True)
+    # the right ones, scaled by T -> infinity, become 0.5; the wrong ones, scaled by T -> 0, become 1: both off
+    assert got["ece_after_temperature"] == pytest.approx(0.5 * 0.5 + 0.5 * 1.0, abs=0.01)
+    with pytest.raises(InputError, match="two different prompts"):
+        evaluate_scores(chosen, [0.0] * 6, ["same"] * 6, temperature=True)
+
+
+def test_slices_have_n_and_an_interval():
+    got = evaluate_scores(
+        [1, 1, 0, 0, 1], [0, 0, 1, 1, 0], labels=[1, 1, 1, 1, 0.5], slices={"subset": ["x", "x", "x", "y", "y"]}
+    )
+    assert list(got["slices"]["subset"]) == ["x", "y"]
+    x, y = got["slices"]["subset"]["x"], got["slices"]["subset"]["y"]
+    assert (x["value"], x["n"]) == (pytest.approx(2 / 3), 3)
+    assert (y["value"], y["n"], y["low"]) == (0.0, 1, 0.0)  # the tie is not in it
+
+
+def test_prompts_are_the_clusters():
+    got = evaluate_scores([1] * 10 + [-1] * 10, [0] * 20, ["p"] * 10 + ["q"] * 10)
+    assert (got["n"], got["prompts"]) == (20, 2)
+    assert (got["low"], got["high"]) == (0.0, 1.0)
+
+
+def test_length_bias_by_hand():
+    # better minus worse length: +3, -2, 0, +1; the model prefers: longer, longer (wrong), -, shorter (wrong)
+    got = length_bias(np.array([3.0, -2.0, 0.0, 1.0]), np.array([1.0, -1.0, 2.0, -1.0]))
+    assert got["longer_wins"]["value"] == (1 + 0 + 0.5 + 1) / 4
+    assert got["longer_wins"]["n"] == 4
+    assert got["better_is_longer"] == 0.5
+    assert got["model_prefers_longer"] == pytest.approx(2 / 3)
+    assert length_bias(np.zeros(2), np.ones(2))["model_prefers_longer"] is None
+
+
+def test_lengths_follow_the_better_text_not_the_column():
+    got = evaluate_scores([0, 0], [1, 1], labels=[0.1, 0.5], chosen_lengths=[5, 9], rejected_lengths=[8, 1])
+    assert got["length"]["longer_wins"]["value"] == 1.0  # the rejected text is the better one, and longer
+    assert got["length"]["longer_wins"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"chosen_scores": [1, float("nan")], "rejected_scores": [0, 0]}, "chosen_scores: row 1 is nan"),
+        ({"chosen_scores": [1, 1], "rejected_scores": [0]}, "rejected_scores has 1 rows"),
+        ({"chosen_scores": [1], "rejected_scores": [0], "labels": [1.5]}, "0..1"),
+        ({"chosen_scores": [1], "rejected_scores": [0], "labels": [0.5]}, "no pair has a winner"),
+        ({"chosen_scores": [], "rejected_scores": []}, "no pair has a winner"),
+        ({"chosen_scores": [1], "rejected_scores": [0], "groups": ["p", "q"]}, "groups has 2 rows"),
+        ({"chosen_scores": [1], "rejected_scores": [0], "slices": {"subset": []}}, "subset has 0 rows"),
+        (
+            {"chosen_scores": [1], "rejected_scores": [0], "chosen_lengths": [1, 2], "rejected_lengths": [1, 1]},
+            "lengths have 2 rows",
+        ),
+        ({"chosen_scores": [[1.0]], "rejected_scores": [0]}, "one number per pair"),
+    ],
+)
+def test_bad_input_is_named(arguments, words):
+    with pytest.raises(InputError, match=words):
+        evaluate_scores(**arguments)
