@@ -1,0 +1,1 @@
+"""Models in Hugging Face layout: load, save, the one tokenise path, heads, adapters, checkpoints."""

@@ -1,0 +1,52 @@
+"""Which device and which number format a job runs in."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from prefloop.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first CUDA device, else Apple's, else the CPU. Raises InputError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r} was asked for, but this machine has no CUDA device; use --device cpu")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the hardware multiplies it natively, else float32. Raises InputError for others."""
+    if name == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}; use auto, bfloat16 or float32")
+    return DTYPES[name]
+
+
+@cache
+def cpu_has_bf16() -> bool:
+    """True where the processor multiplies bfloat16 matrices natively (avx512_bf16, AMX, or Arm's bf16)."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        text = info.read_text(encoding="utf-8", errors="replace")
+        return any(f" {flag}" in text for flag in ("avx512_bf16", "amx_bf16", "bf16 "))
+    try:
+        found = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "hw.optional.arm.FEAT_BF16"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return False
+    return found.stdout.strip() == "1"

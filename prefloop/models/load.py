@@ -1,0 +1,116 @@
+"""Load and save models in Hugging Face layout, from a directory, a hub id, or the built-in policy.
+
+Weights are safetensors and nothing else; code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prefloop.errors import InputError
+
+BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
+"""The policy that ships in the package; `--policy builtin` names it."""
+
+BIAS_KEY = "prefloop_reward_bias"
+"""Config key of a reward model's bias: `score = head(hidden) + bias`. The gain is folded into the head."""
+
+
+def resolve(ref: str | Path) -> str:
+    """The directory or hub id that `ref` names.
+
+    Raises InputError for a directory that cannot be a model: no config, no tokenizer, pickled weights,
+    or code of its own.
+    """
+    folder = BUILTIN if str(ref) == "builtin" else Path(ref)
+    if not folder.exists():
+        text = str(ref)
+        if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+            return text  # a hub id: the library says whether it is there
+        raise InputError(f"no model at {text!r}: neither a directory, nor a hub id (owner/name), nor 'builtin'")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; a model is a directory in Hugging Face layout")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InputError(f"{folder} has no config.json, so it is not a model in Hugging Face layout")
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{config} is not JSON: {error}") from None
+    if values.get("auto_map"):
+        raise InputError(
+            f"{folder} needs code of its own (auto_map in config.json), which prefloop never runs; "
+            "use a model whose architecture the transformers library knows"
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(
+            p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl") for p in folder.glob(pattern)
+        )
+        if pickled:
+            raise InputError(
+                f"{folder} holds pickled weights ({', '.join(pickled)}), which can run code when loaded and are refused; "
+                "convert them to safetensors first"
+            )
+        raise InputError(f"{folder} has no *.safetensors weights")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise InputError(
+            f"{folder} has no tokenizer (tokenizer.json); save the model's tokenizer into the same directory"
+        )
+    return str(folder)
+
+
+def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises InputError when it cannot be loaded."""
+    place = resolve(ref)
+    tokenizer: PreTrainedTokenizerBase = _from(AutoTokenizer, place)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {place} has no eos token, so a policy could never learn to stop")
+    return tokenizer
+
+
+def load_policy(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """A causal language model, in eval mode. Raises InputError when it cannot be loaded."""
+    model: PreTrainedModel = _from(AutoModelForCausalLM, resolve(ref), dtype=dtype, use_safetensors=True)
+    return model.to(device).eval()  # type: ignore[arg-type]
+
+
+def load_reward_model(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """A sequence classifier with one label, in eval mode. From a policy, the head is new and not yet trained."""
+    place = resolve(ref)
+    model: PreTrainedModel = _from(
+        AutoModelForSequenceClassification, place, dtype=dtype, use_safetensors=True, num_labels=1
+    )
+    return model.to(device).eval()  # type: ignore[arg-type]
+
+
+def model_config(ref: str | Path) -> Any:
+    """The architecture settings of a model."""
+    return _from(AutoConfig, resolve(ref))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (safetensors, bfloat16) and tokenizer, so that every other tool can load the folder."""
+    kept = model.dtype
+    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
+    model.to(kept)  # type: ignore[arg-type]
+    tokenizer.save_pretrained(folder)
+
+
+def _from(auto: Any, place: str, **arguments: Any) -> Any:
+    try:
+        return auto.from_pretrained(place, trust_remote_code=False, local_files_only=Path(place).is_dir(), **arguments)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{place} could not be loaded as {auto.__name__}: {reason}") from None

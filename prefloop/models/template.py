@@ -1,0 +1,106 @@
+"""The one tokenise path: messages and a completion become token ids here and nowhere else.
+
+Supervised training, reward training, evaluation, rollouts and chat all call `Template.encode` or
+`Template.prompt`, so the text that is scored is the text that was trained on, EOS and BOS included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from prefloop.errors import InputError
+from prefloop.records import Message
+
+PLAIN = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}"
+    "{% elif m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\n' }}"
+    "{% else %}{{ 'Assistant: ' + m['content'] + '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""Stands in for tokenizers that have no chat template (base models such as GPT-2)."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One prompt and completion as token ids.
+
+    `ids[:prompt_length]` is the prompt, the rest the completion; its last id is EOS unless `truncated`.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    truncated: bool = False
+    prompt_truncated: bool = False
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+class Template:
+    """A tokenizer with its chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = PLAIN
+        self.tokenizer = tokenizer
+        self.eos_id = int(tokenizer.eos_token_id)
+        # Padding is told from text by lengths, never by id, so a tokenizer whose pad is its eos does no harm here.
+        self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+        self._special = sorted({str(t) for t in tokenizer.all_special_tokens}, key=len, reverse=True)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the conversation so far, ending where the assistant begins to answer.
+
+        Raises InputError for a role that the template does not take.
+        """
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": m["role"], "content": self._disarm(m["content"])} for m in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except Exception as error:  # jinja raises whatever the template's author chose
+            roles = [m["role"] for m in messages]
+            raise InputError(f"the chat template does not take messages with roles {roles}: {error}") from None
+        return list(self.tokenizer(str(text), add_special_tokens=self._adds_bos(str(text)))["input_ids"])
+
+    def completion(self, text: str, terminated: bool = True) -> list[int]:
+        """Ids of an answer; with EOS when it is whole."""
+        ids = list(self.tokenizer(self._disarm(text), add_special_tokens=False)["input_ids"])
+        return [*ids, self.eos_id] if terminated else ids
+
+    def encode(
+        self, messages: Sequence[Message], completion: str, max_length: int, *, terminated: bool = True
+    ) -> Encoded:
+        """Prompt and completion within `max_length` ids.
+
+        A prompt that is too long keeps its end (the question) and its first id (BOS); at least half of
+        `max_length` is left to it. A completion that is still too long loses its end and its EOS.
+        """
+        prompt, answer = self.prompt(messages), self.completion(completion, terminated)
+        cut = False
+        room = max(max_length // 2, max_length - len(answer))
+        if len(prompt) > room:
+            prompt, cut = [prompt[0], *prompt[len(prompt) - room + 1 :]], True
+        kept = answer[: max_length - len(prompt)]
+        return Encoded([*prompt, *kept], len(prompt), len(kept) < len(answer), cut)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a completion's ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def _adds_bos(self, text: str) -> bool:
+        # A template that writes BOS itself must not get a second one from the tokenizer.
+        bos = self.tokenizer.bos_token
+        return bos is not None and not text.startswith(str(bos)) and self.tokenizer.chat_template != PLAIN
+
+    def _disarm(self, text: str) -> str:
+        # Text that spells a control token stays text: people and models must not be able to forge a turn.
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, token[0] + "\u200b" + token[1:])
+        return text

@@ -1,0 +1,39 @@
+"""What a method is to the rest of the program: its settings, what it makes of what, and how it is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefloop.records import Ledger
+from prefloop.training.run import Run
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a method is given to work on: places on disk, already resolved."""
+
+    policy: str
+    data: Path | None
+    resolve: Callable[[str, str], str]
+    """`resolve(ref, kind)`: the directory of an artifact or model; it becomes a parent of the result."""
+    base: Path
+    """The folder of the run file."""
+    text_generators: Mapping[str, Callable[[int], Any]]
+    ledger: Ledger
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train: its settings, what it makes of what, and how it is put together."""
+
+    config: type[Any]
+    defaults: dict[str, Any]
+    """Run settings that this method would choose otherwise than RunSettings does."""
+    makes: Literal["policy", "reward_model"]
+    data: Literal["comparisons", "demonstrations", "prompts", "text"]
+    loop: Literal["offline", "online"]
+    build: Callable[[Any, Run, Inputs], Any]
+    summary: str

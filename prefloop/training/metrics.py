@@ -1,0 +1,30 @@
+"""Metrics that cost nothing until they are read: sums stay tensors, and become numbers once per log line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Means:
+    """Running weighted means by name."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor], weights: Tensor | None = None) -> None:
+        """Add `values[name]` of any shape; `weights` of the same shape counts each entry (default 1)."""
+        for name, value in values.items():
+            value = value.detach().double()
+            weight = torch.ones_like(value) if weights is None or weights.shape != value.shape else weights.double()
+            self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + (value * weight).sum().cpu()
+            self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + weight.sum().cpu()
+
+    def read(self) -> dict[str, float]:
+        """The means so far, and start again."""
+        result = {name: float(total / self._counts[name].clamp_min(1e-12)) for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return result

@@ -1,0 +1,171 @@
+"""The offline loop: batches from a dataset -> loss -> update. SFT, reward models, DPO and their relatives.
+
+The loop owns epochs, micro-batches, the optimizer, measuring, checkpoints and logging. An algorithm brings
+its rows and its loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prefloop.datasets.collate import batch_indices, micro_batches
+from prefloop.errors import RunError
+from prefloop.training.metrics import Means
+from prefloop.training.optimizer import Optimizer, Schedule
+from prefloop.training.progress import progress
+from prefloop.training.run import Run
+
+
+@dataclass
+class Loss:
+    """One value per decision or pair, how much each counts, and what to log about it."""
+
+    values: Float[Tensor, "n"]
+    weights: Float[Tensor, "n"]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class OfflineAlgorithm(Protocol):
+    """What the loop needs to know of a method."""
+
+    name: str
+    model: nn.Module
+    train_rows: Sequence[Any]
+    eval_rows: Sequence[Any]
+
+    def length(self, row: Any) -> int:
+        """Tokens that a row costs in a micro-batch."""
+        ...
+
+    def weight(self, row: Any) -> float:
+        """Sum of the weights that `loss` will give for this row: the batch is divided by their total."""
+        ...
+
+    def identity(self, row: Any) -> str:
+        """What names a row in an error message."""
+        ...
+
+    def loss(self, rows: Sequence[Any]) -> Loss: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+def total_steps(run: Run, rows: int) -> int:
+    """Optimizer steps of a run over `rows` rows."""
+    per_epoch = math.ceil(rows / run.settings.batch_size)
+    return run.settings.steps if run.settings.steps is not None else max(1, round(run.settings.epochs * per_epoch))
+
+
+def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
+    """Train `algorithm.model`; it holds the result afterwards. Returns the last metrics.
+
+    Raises RunError within a step when a loss or a gradient is not finite, and names the rows.
+    """
+    s, rows = run.settings, algorithm.train_rows
+    if len(rows) == 0:
+        raise RunError("there is no row to train on")
+    steps = total_steps(run, len(rows))
+    trained = {name: p for name, p in algorithm.model.named_parameters() if p.requires_grad}
+    optimizer = Optimizer(
+        trained.values(),
+        Schedule(s.lr, steps, s.warmup, s.schedule),
+        weight_decay=s.weight_decay,
+        max_grad_norm=s.max_grad_norm,
+    )
+    best: dict[str, Tensor] = {}
+    state: dict[str, Any] = {"best_loss": None, "best_step": 0, "waited": 0, "stopped": False}
+    first = 0
+    if (restored := run.restore()) is not None:
+        first, tensors, state = restored
+        optimizer.load(tensors, first)
+        best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
+
+    means = Means()
+    with progress(algorithm.name, steps, first) as advance:
+        for step in range(first, steps):
+            if state["stopped"]:
+                break
+            batch = [rows[i] for i in batch_indices(len(rows), s.batch_size, step, s.seed)]
+            algorithm.model.train()
+            values = _one_batch(algorithm, optimizer, batch, s.micro_batch_tokens, means)
+            means.add({k: torch.tensor(v) for k, v in optimizer.step(_named(algorithm, batch)).items()})
+            done = step + 1
+            if done % s.log_every == 0 or done == steps:
+                run.record(done, {"epoch": done * s.batch_size / len(rows), **means.read()})
+            if (s.eval_every and done % s.eval_every == 0) or done == steps:
+                _measure(algorithm, run, done, trained, state, best)
+            advance(done, f"loss {values:.3f}")
+            run.checkpoint(done, lambda: {**optimizer.tensors(), **{f"best/{k}": v for k, v in best.items()}}, state)
+    if best:
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(best[name])
+        run.log(f"returning step {state['best_step']}, the lowest held-out loss ({state['best_loss']:.4f})")
+    algorithm.model.eval()
+    return {"best_step": state["best_step"]} if best else {}
+
+
+def evaluate_offline(algorithm: OfflineAlgorithm, budget: int) -> dict[str, float]:
+    """Means of the loss and its metrics over the held-out rows, each name prefixed `eval_`."""
+    means = Means()
+    algorithm.model.eval()
+    with torch.no_grad():
+        for micro in micro_batches(algorithm.eval_rows, algorithm.length, budget):
+            loss = algorithm.loss(micro)
+            means.add({"loss": loss.values, **loss.metrics}, loss.weights)
+    return {f"eval_{name}": value for name, value in means.read().items()}
+
+
+def _one_batch(
+    algorithm: OfflineAlgorithm, optimizer: Optimizer, batch: Sequence[Any], budget: int, means: Means
+) -> float:
+    """Backward through a whole batch, micro-batch by micro-batch, as if it were one. Returns its loss."""
+    total = sum(algorithm.weight(row) for row in batch)
+    summed = 0.0
+    for micro in micro_batches(batch, algorithm.length, budget):
+        loss = algorithm.loss(micro)
+        value = (loss.values * loss.weights).sum() / total
+        summed += (here := float(value.detach()))
+        if not math.isfinite(here):
+            raise RunError(
+                f"the loss became {here} in {_named(algorithm, micro)}; lower the learning rate or look at those rows"
+            )
+        value.backward()
+        optimizer.collect()
+        means.add({"loss": loss.values, **loss.metrics}, loss.weights)
+    return summed
+
+
+def _measure(
+    algorithm: OfflineAlgorithm,
+    run: Run,
+    step: int,
+    trained: Mapping[str, nn.Parameter],
+    state: dict[str, Any],
+    best: dict[str, Tensor],
+) -> None:
+    if len(algorithm.eval_rows) == 0:
+        return
+    values = evaluate_offline(algorithm, run.settings.micro_batch_tokens)
+    run.record(step, values)
+    if not run.settings.keep_best:
+        return
+    if state["best_loss"] is None or values["eval_loss"] < state["best_loss"]:
+        state |= {"best_loss": values["eval_loss"], "best_step": step, "waited": 0}
+        best.update({name: p.detach().clone() for name, p in trained.items()})
+    else:
+        state["waited"] += 1
+        state["stopped"] = 0 < run.settings.patience <= state["waited"]
+
+
+def _named(algorithm: OfflineAlgorithm, rows: Sequence[Any]) -> str:
+    names = [algorithm.identity(row) for row in rows[:4]]
+    return f"the batch with {', '.join(names)}" + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")

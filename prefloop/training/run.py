@@ -1,0 +1,181 @@
+"""One training job: its settings, its folder, its random numbers, its metrics, and how it resumes.
+
+While a job runs, its folder holds `settings.json`, `metrics.jsonl` and `checkpoints/`. What it returns is an
+artifact elsewhere; the folder goes when the job is done. All randomness is a function of (seed, step), or is
+kept in the checkpoint, so a job that was killed and resumed ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from prefloop.artifacts.files import write_json, write_text
+from prefloop.errors import InputError, RunError
+from prefloop.models.checkpoint import load_checkpoint, save_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Train a low-rank adapter (PEFT) and leave the model's own weights as they are."""
+
+    rank: int = 8
+    """Rank of the update; memory and capacity grow with it."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input."""
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get an adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every method needs to know. A method's own settings stand beside these in the same YAML."""
+
+    policy: str = "builtin"
+    """The model to start from: `builtin`, a directory, a hub id, or an artifact of the workspace."""
+    data: str | None = None
+    """Snapshot name, hash, or file; without it the newest snapshot that fits."""
+    name: str | None = None
+    """Name of the artifact; without it the method's name."""
+    seed: int = 0
+    """Decides the order of the data, new weights, dropout and sampling."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    dtype: str = "auto"
+    """auto (bfloat16 where the hardware has it), bfloat16 or float32."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    steps: int | None = None
+    """Optimizer steps (for ppo: rollouts); overrides `epochs`."""
+    batch_size: int = 32
+    """Rows per optimizer step (for ppo: episodes per rollout)."""
+    micro_batch_tokens: int = 4096
+    """Tokens, padding included, that go through the model at once; lower it when memory runs out."""
+    max_length: int = 512
+    """Longest prompt plus completion, in tokens; longer ones are truncated and counted in the ledger."""
+    lr: float = 1e-5
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """What the learning rate does after the warm-up; linear and cosine end at 0."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's decay of matrices; vectors are never decayed."""
+    max_grad_norm: float = 1.0
+    """The gradient of a whole batch is clipped to this norm."""
+    lora: LoraSettings | None = None
+    """Train an adapter and not the whole model."""
+    eval_every: int = 0
+    """Measure on the held-out rows every so many steps; 0 measures only at the end."""
+    keep_best: bool = False
+    """Return the weights with the lowest held-out loss, not the last; needs eval_every."""
+    patience: int = 0
+    """Stop after so many measurements without a new lowest held-out loss; 0 never stops early."""
+    test_share: float = 0.1
+    """Share of a plain file's prompts that is held out; a snapshot brings its own split."""
+    max_dropped: float = 0.05
+    """The run refuses to start when more than this share of the rows cannot be used."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    checkpoint_seconds: float = 60.0
+    """Time between two checkpoints."""
+
+
+@dataclass
+class Run:
+    """A job in its folder."""
+
+    folder: Path
+    method: str
+    settings: RunSettings
+    resolved: dict[str, Any]
+    """Every setting as plain values, the method's own included; two runs with equal ones are the same run."""
+    log: Callable[[str], None]
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    _last_checkpoint: float = field(default_factory=time.monotonic)
+
+    def begin(self, resume: bool) -> None:
+        """Make the folder, or go on in it. Raises InputError when an unfinished run is there and was not asked for."""
+        known = self.folder / "settings.json"
+        if known.exists():
+            if not resume:
+                raise InputError(
+                    f"an unfinished run is in {self.folder}; add --resume to go on with it, or remove it with: prefloop runs --prune"
+                )
+            before = json.loads(known.read_text(encoding="utf-8"))
+            changed = sorted(k for k in {*before, *self.resolved} if before.get(k) != self.resolved.get(k))
+            if changed:
+                key = changed[0]
+                raise InputError(
+                    f"cannot resume with other settings: {key} was {before.get(key)!r}, now {self.resolved.get(key)!r}"
+                )
+        elif resume:
+            self.log("nothing to resume: starting from the beginning")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(known, self.resolved)
+
+    def restore(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The newest good checkpoint as (step, tensors, state); metrics after it are taken back."""
+        found = load_checkpoint(self.folder / "checkpoints")
+        if found is None:
+            write_text(self.folder / "metrics.jsonl", "")
+            return None
+        step, tensors, state, aside = found
+        for name in aside:
+            self.log(f"set aside a damaged checkpoint: {name}")
+        self.metrics = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["step"] <= step]
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.metrics))
+        torch.set_rng_state(tensors.pop("rng/torch"))
+        self.log(f"resuming after step {step}")
+        return step, tensors, state
+
+    def checkpoint(self, step: int, tensors: Callable[[], Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Write a checkpoint when the last one is old enough."""
+        if time.monotonic() - self._last_checkpoint < self.settings.checkpoint_seconds:
+            return
+        save_checkpoint(self.folder / "checkpoints", step, {**tensors(), "rng/torch": torch.get_rng_state()}, state)
+        self._last_checkpoint = time.monotonic()
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line of metrics. Raises RunError for one that is not finite."""
+        bad = next((name for name, value in values.items() if value != value or abs(value) == float("inf")), None)
+        if bad is not None:
+            raise RunError(f"{bad} became {values[bad]} at step {step}; the last good checkpoint is kept")
+        row = {"step": step, **values}
+        self.metrics.append(row)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self) -> None:
+        """The job is done and its artifact written: the folder goes."""
+        shutil.rmtree(self.folder)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics file; a last line that was cut off by a kill is left out."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def generator(seed: int, *stream: int | str) -> torch.Generator:
+    """A CPU random stream of its own for (seed, stream...): the same numbers whatever was drawn elsewhere."""
+    from prefloop.records import content_hash
+
+    return torch.Generator().manual_seed(int(content_hash([seed, *stream])[:15], 16))
