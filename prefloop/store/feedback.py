@@ -1,0 +1,707 @@
+"""Prompts, completions, questions and answers: added in bulk, read as a stream, never overwritten.
+
+Ids come from content, so that adding the same thing twice adds it once and two stores that were filled alike agree.
+An answer's id comes from its question, its annotator and how many answers of that annotator came before, never from
+what was said: an id that outlives an erased text must not let anybody test a guess of it. What was said is committed
+to by `answers.hash`, under a key that goes when the text goes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from prefloop.errors import InputError
+from prefloop.records import Messages, as_messages, canonical_json, content_hash, prompt_id
+from prefloop.store.database import Store, in_answer_order, insert_new
+from prefloop.store.people import imported_annotators
+from prefloop.store.tables import (
+    annotators,
+    completions,
+    guidelines,
+    prompts,
+    questions,
+    slots,
+    tombstones,
+)
+from prefloop.store.tables import answers as answer_table
+from prefloop.store.tables import candidates as candidate_table
+from prefloop.store.values import (
+    canonical,
+    check_candidate_count,
+    check_kind,
+    check_storable,
+    in_chunks,
+    is_skip,
+    validate_value,
+)
+
+PAGE = 1000
+"""Answers read in one transaction: between pages a reader holds nothing that a writer would wait for."""
+MAX_OVERLAP = 1000
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRow:
+    """What one annotator said to one question."""
+
+    id: str
+    cursor: int
+    """`answers(after=cursor)` goes on behind this answer."""
+    question_id: str
+    kind: str
+    round: int
+    annotator: str
+    simulated: bool
+    """True unless a person answered (an AI labeler is no person either)."""
+    value: dict[str, Any]
+    """In the stored order: the choice "a" means `candidates[0]`."""
+    raw: dict[str, Any]
+    """As said: the choice "a" means `presented_order[0]`."""
+    presented_order: list[str]
+    """Candidate ids as the annotator saw them."""
+    skipped: bool
+    late: bool
+    """Came after its lease had ended: kept, but outside overlap and consensus."""
+    replaces: str | None
+    """The answer that this one corrects."""
+    seconds: float | None
+    at: str
+    """When it was said: UTC, ISO 8601."""
+    source: str | None
+    licence: str | None
+    messages: Messages
+    candidates: list[dict[str, Any]]
+    """In stored order: `id`, `text`, `policy`."""
+    columns: dict[str, Any]
+    """Of the question and of the answer; the answer's win."""
+    hash: str
+    """Keyed commitment to what was said."""
+
+
+def add_prompts(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add prompts and return their ids, one per item. A prompt that is there already stays as it is.
+
+    Items: `messages` (or `prompt`: text), and if known `source`, `licence`, `columns`.
+    """
+    now = datetime.now(UTC)
+    rows = [_prompt_row(item, f"prompts[{index}]", now) for index, item in enumerate(items)]
+    with store.write() as connection:
+        insert_new(connection, prompts, _distinct(rows))
+    return [row["id"] for row in rows]
+
+
+def add_completions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add completions and return their ids, one per item; the same text of the same policy and settings is one.
+
+    Items: `prompt_id`, `text`, and if known `policy` (hash or name), `sampling` (settings), `terminated` (whether it
+    ended by itself). Raises InputError for a prompt that is not in the store.
+    """
+    now = datetime.now(UTC)
+    rows = [_completion_row(item, f"completions[{index}]", now) for index, item in enumerate(items)]
+    with store.write() as connection:
+        _require(connection, prompts, {row["prompt_id"] for row in rows}, "prompt")
+        insert_new(connection, completions, _distinct(rows))
+    return [row["id"] for row in rows]
+
+
+def add_questions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ask questions: each waits in the queue until `overlap` annotators have answered it. Returns their ids.
+
+    Items: `kind`, `prompt_id`, `candidates` (completion ids), and if wanted `overlap` (default 1), `round` (0),
+    `source`, `licence`, `columns`, `guideline` (a version), `priority` (smaller is asked sooner, 0), and `seed` (of
+    the order in which candidates are shown; by default it comes from the question's id). The same kind, prompt,
+    candidates, round and columns are the same question and are asked once.
+    """
+    now = datetime.now(UTC)
+    rows = [_question_row(item, f"questions[{index}]", now) for index, item in enumerate(items)]
+    asked = {row["id"]: (row, item) for row, item in zip(reversed(rows), reversed(items), strict=True)}
+    asked = dict(reversed(asked.items()))
+    with store.write() as connection:
+        _require(connection, prompts, {row["prompt_id"] for row in rows}, "prompt")
+        _require_completions(connection, [(row, item["candidates"]) for row, item in asked.values()])
+        _require(connection, guidelines, {row["guideline"] for row in rows} - {None}, "guideline", "version")
+        known = _existing(connection, questions, asked)
+        new = {identity: pair for identity, pair in asked.items() if identity not in known}
+        insert_new(connection, questions, [row for row, _ in new.values()])
+        insert_new(
+            connection, candidate_table, _candidate_rows((i, item["candidates"]) for i, (_, item) in new.items())
+        )
+        insert_new(
+            connection,
+            slots,
+            [
+                {"question_id": row["id"], "n": n, "kind": row["kind"], "priority": item.get("priority", 0)}
+                for row, item in new.values()
+                for n in range(row["overlap"])
+            ],
+        )
+    return [row["id"] for row in rows]
+
+
+def add_guideline(store: Store, text: str) -> int:
+    """Store a new version of the guideline and return its number (1, 2, ...); the same text as now is no new one."""
+    if not isinstance(text, str) or not text.strip():
+        raise InputError("a guideline needs text")
+    check_storable(text, "guideline")
+    with store.write() as connection:
+        in_answer_order(connection)
+        newest = connection.execute(sa.select(guidelines).order_by(guidelines.c.version.desc()).limit(1)).first()
+        if newest is not None and newest.text == text:
+            return int(newest.version)
+        version = 1 if newest is None else newest.version + 1
+        connection.execute(sa.insert(guidelines).values(version=version, text=text, created_at=datetime.now(UTC)))
+    return int(version)
+
+
+def import_answers(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add answers that were given elsewhere, all or none, and return their ids.
+
+    Items: `kind`, `messages` (or `prompt`: text), `candidates` (texts, in stored order), `value` (as in values.py;
+    "a" is `candidates[0]`; a ranking may name candidates by position: `[[0], [1, 2]]`), `annotator` (a name), and if
+    known `source`, `licence`, `columns`, `at` (ISO 8601 or seconds since 1970), `seconds`, `policies` (one per
+    candidate). Nobody else is asked such a question. What one annotator said on one question is kept once, however
+    often it is imported; something that was erased does not come back.
+    """
+    now = datetime.now(UTC)
+    drafts = [_draft(item, f"answers[{index}]", now) for index, item in enumerate(items)]
+    with store.write() as connection:
+        in_answer_order(connection)
+        ids = imported_annotators(connection, [(draft.annotator, draft.source) for draft in drafts], now)
+        insert_new(connection, prompts, _distinct([draft.prompt for draft in drafts]))
+        insert_new(connection, completions, _distinct([row for draft in drafts for row in draft.completions]))
+        insert_new(connection, questions, _distinct([draft.question for draft in drafts]))
+        by_question = {draft.question["id"]: [row["id"] for row in draft.completions] for draft in drafts}
+        insert_new(connection, candidate_table, _candidate_rows(by_question.items()))
+        said = _said_before(connection, sorted(by_question))
+        rows: list[dict[str, Any]] = []
+        result = []
+        for draft in drafts:
+            annotator = ids[draft.annotator, draft.source]
+            earlier = said.setdefault((draft.question["id"], annotator), [])
+            same = next((a for a, value in earlier if value is None or value == draft.said), None)
+            if same is None:
+                row = new_answer_row(
+                    draft.question["id"], annotator, len(earlier), draft.value, by_question[draft.question["id"]]
+                )
+                rows.append(row | draft.rest)
+                earlier.append((row["id"], draft.said))
+                same = row["id"]
+            result.append(same)
+        if rows:
+            connection.execute(sa.insert(answer_table), rows)
+    return result
+
+
+def answers(
+    store: Store,
+    *,
+    kind: str | None = None,
+    after: int | None = None,
+    round: int | None = None,
+    corrected: bool = False,
+) -> Iterator[AnswerRow]:
+    """Every answer that stands, in the order in which it was committed, as it was when the first one is read.
+
+    `after`: only those behind this cursor. `corrected`: also those that a later answer replaces. Erased answers do not
+    appear; skips (`skipped`) and late answers (`late`) do, and count for no consensus. Streams: the answers may be
+    many, and whoever reads may write between two of them.
+    """
+    if kind is not None:
+        check_kind(kind)
+    wanted = [answer_table.c.value.is_not(None)]
+    if kind is not None:
+        wanted.append(questions.c.kind == kind)
+    if round is not None:
+        wanted.append(questions.c.round == round)
+    with store.read() as connection:
+        last = connection.execute(sa.select(sa.func.max(answer_table.c.number))).scalar() or 0
+    if not corrected:
+        newer = answer_table.alias("newer")
+        wanted.append(~sa.exists().where(newer.c.replaces == answer_table.c.id, newer.c.number <= last))
+    cursor = after or 0
+    while cursor < last:
+        with store.read() as connection:
+            page = _page(connection, [*wanted, answer_table.c.number > cursor, answer_table.c.number <= last])
+        yield from page
+        if len(page) < PAGE:
+            return
+        cursor = page[-1].cursor
+
+
+def answers_by_ids(store: Store, ids: Iterable[str]) -> dict[str, AnswerRow]:
+    """The answers among `ids` that were not erased, by id, also those that were corrected since (for lineage)."""
+    found: dict[str, AnswerRow] = {}
+    with store.read() as connection:
+        for chunk in in_chunks(sorted(set(ids))):
+            rows = _page(connection, [answer_table.c.id.in_(chunk), answer_table.c.value.is_not(None)])
+            found.update((row.id, row) for row in rows)
+    return found
+
+
+def erased_among(store: Store, ids: Iterable[str]) -> dict[str, datetime]:
+    """When the answers among `ids` that have been erased were erased."""
+    found: dict[str, datetime] = {}
+    with store.read() as connection:
+        for chunk in in_chunks(sorted(set(ids))):
+            rows = connection.execute(
+                sa.select(tombstones.c.subject_id, tombstones.c.at).where(
+                    tombstones.c.subject == "answer", tombstones.c.subject_id.in_(chunk)
+                )
+            )
+            found.update((row.subject_id, row.at) for row in rows)
+    return found
+
+
+def erase_answers(store: Store, ids: Iterable[str], reason: str) -> int:
+    """Remove what these answers say and return how many were erased now; id, hash and a tombstone stay.
+
+    The key of the hash goes as well, so that the hash confirms no guess. Raises InputError for an unknown id.
+    """
+    check_storable(reason, "reason")
+    wanted = sorted(set(ids))
+    now = datetime.now(UTC)
+    erased = 0
+    with store.write() as connection:
+        in_answer_order(connection)
+        _require(connection, answer_table, set(wanted), "answer")
+        for chunk in in_chunks(wanted):
+            live = connection.execute(
+                sa.select(answer_table.c.id, answer_table.c.hash).where(
+                    answer_table.c.id.in_(chunk), answer_table.c.value.is_not(None)
+                )
+            ).all()
+            if not live:
+                continue
+            connection.execute(
+                sa.insert(tombstones),
+                [{"subject": "answer", "subject_id": r.id, "hash": r.hash, "reason": reason, "at": now} for r in live],
+            )
+            connection.execute(
+                sa.update(answer_table)
+                .where(answer_table.c.id.in_([row.id for row in live]))
+                .values(value=sa.null(), key=sa.null(), columns=sa.null())
+            )
+            erased += len(live)
+    return erased
+
+
+def counts(store: Store) -> dict[str, Any]:
+    """How much of everything there is; `answers` are those that stand (neither corrected nor erased)."""
+    newer = answer_table.alias("newer")
+    stands = sa.and_(answer_table.c.value.is_not(None), ~sa.exists().where(newer.c.replaces == answer_table.c.id))
+    with store.read() as connection:
+
+        def n(query: sa.Select[Any]) -> int:
+            return int(connection.execute(query).scalar_one())
+
+        def rows_of(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
+            return n(sa.select(sa.func.count()).select_from(table).where(*where))
+
+        def by(column: sa.Column[Any], source: sa.FromClause, *where: sa.ColumnElement[bool]) -> dict[str, int]:
+            query = sa.select(column, sa.func.count()).select_from(source).where(*where).group_by(column)
+            return dict(sorted(tuple(row) for row in connection.execute(query)))
+
+        now = datetime.now(UTC)
+        return {
+            "annotators": by(annotators.c.kind, annotators),
+            "prompts": rows_of(prompts),
+            "completions": rows_of(completions),
+            "questions": by(questions.c.kind, questions),
+            "answers": by(questions.c.kind, answer_table.join(questions, _same_question()), stands),
+            "answers_by": by(annotators.c.kind, answer_table.join(annotators), stands),
+            "skipped": rows_of(answer_table, stands, answer_table.c.skipped.is_(True)),
+            "late": rows_of(answer_table, stands, answer_table.c.late.is_(True)),
+            "corrections": rows_of(answer_table, answer_table.c.replaces.is_not(None)),
+            "erased": rows_of(tombstones, tombstones.c.subject == "answer"),
+            "slots": {
+                "open": rows_of(
+                    slots, slots.c.answer_id.is_(None), sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now)
+                ),
+                "leased": rows_of(slots, slots.c.answer_id.is_(None), slots.c.expires_at > now),
+                "done": rows_of(slots, slots.c.answer_id.is_not(None)),
+            },
+        }
+
+
+def new_answer_row(
+    question: str,
+    annotator: str,
+    ordinal: int,
+    value: Mapping[str, Any],
+    presented_order: Sequence[str],
+) -> dict[str, Any]:
+    """The columns of an answer that follow from what was said; the caller adds when and how it came."""
+    key = secrets.token_hex(32)
+    return {
+        "id": content_hash(["answer", question, annotator, ordinal])[:24],
+        "question_id": question,
+        "annotator_id": annotator,
+        "ordinal": ordinal,
+        "value": dict(value),
+        "key": key,
+        "hash": commitment(key, question, annotator, value, presented_order),
+        "presented_order": list(presented_order),
+        "skipped": is_skip(value),
+    }
+
+
+def commitment(
+    key: str, question: str, annotator: str, value: Mapping[str, Any], presented_order: Sequence[str]
+) -> str:
+    """HMAC-SHA256 of what was said by whom on what, under the answer's own key."""
+    said = canonical_json([question, annotator, value, list(presented_order)])
+    return hmac.digest(bytes.fromhex(key), said.encode("utf-8"), "sha256").hex()
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """One imported answer, checked, before anything is written."""
+
+    annotator: str
+    source: str | None
+    prompt: dict[str, Any]
+    completions: list[dict[str, Any]]
+    question: dict[str, Any]
+    value: dict[str, Any]
+    said: str
+    rest: dict[str, Any]
+
+
+def _draft(item: Mapping[str, Any], place: str, now: datetime) -> _Draft:
+    _check_item(item, ("kind", "value", "annotator"), place)
+    kind, value = item["kind"], item["value"]
+    check_kind(kind, f"{place}.kind")
+    prompt = _prompt_row(item | {"columns": None}, place, now)
+    texts: Sequence[Any] = item.get("candidates") or []
+    policies: Sequence[Any] = item.get("policies") or [None] * len(texts)
+    if isinstance(texts, str) or len(policies) != len(texts):
+        raise InputError(f"{place}: candidates must be a list of texts, and policies, when given, one for each")
+    written = [
+        _completion_row({"prompt_id": prompt["id"], "text": text, "policy": policy}, f"{place}.candidates[{i}]", now)
+        for i, (text, policy) in enumerate(zip(texts, policies, strict=True))
+    ]
+    ids = [row["id"] for row in written]
+    question = _question_row(
+        {
+            "kind": kind,
+            "prompt_id": prompt["id"],
+            "candidates": ids,
+            "overlap": 0,
+            "source": item.get("source"),
+            "licence": item.get("licence"),
+        },
+        place,
+        now,
+        imported=True,
+    )
+    value = _by_id(value, ids) if kind == "ranking" else value
+    try:
+        validate_value(kind, value, ids)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    columns = item.get("columns") or {}
+    _check_columns(columns, place)
+    seconds = item.get("seconds")
+    return _Draft(
+        annotator=item["annotator"],
+        source=item.get("source"),
+        prompt=prompt,
+        completions=written,
+        question=question,
+        value=value,
+        said=canonical_json(value),
+        rest={
+            "late": False,
+            "source": item.get("source"),
+            "licence": item.get("licence"),
+            "columns": columns,
+            "seconds": None if seconds is None else check_seconds(seconds, place),
+            "at": _time(item.get("at"), f"{place}.at", now),
+        },
+    )
+
+
+def _by_id(value: Any, ids: list[str]) -> Any:
+    """A ranking by positions as one by candidate ids; anything else unchanged, for validate_value to judge."""
+    order = value.get("order") if isinstance(value, Mapping) else None
+    if not isinstance(order, list) or not all(
+        isinstance(group, list) and all(type(one) is int and 0 <= one < len(ids) for one in group) for group in order
+    ):
+        return value
+    return {**value, "order": [[ids[one] for one in group] for group in order]}
+
+
+def _prompt_row(item: Mapping[str, Any], place: str, now: datetime) -> dict[str, Any]:
+    _check_item(item, (), place)
+    given = item.get("messages", item.get("prompt"))
+    if isinstance(given, str):
+        messages = as_messages(given)
+    elif (
+        isinstance(given, Sequence)
+        and given
+        and all(isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in given)
+    ):
+        messages = as_messages(given)
+    else:
+        raise InputError(
+            f"{place}: messages must be text or a list of {{'role': {' | '.join(ROLES)}, 'content': text}}, "
+            f"got {given!r:.80}"
+        )
+    check_storable(messages, f"{place}.messages")
+    columns = item.get("columns") or {}
+    _check_columns(columns, place)
+    return {
+        "id": prompt_id(messages),
+        "messages": messages,
+        "source": _optional_text(item, "source", place),
+        "licence": _optional_text(item, "licence", place),
+        "columns": columns,
+        "created_at": now,
+    }
+
+
+def _completion_row(item: Mapping[str, Any], place: str, now: datetime) -> dict[str, Any]:
+    _check_item(item, ("prompt_id", "text"), place)
+    if not isinstance(item["text"], str):
+        raise InputError(f"{place}: a completion is text, got {item['text']!r:.60}")
+    check_storable(item["text"], f"{place}.text")
+    sampling, terminated = item.get("sampling"), item.get("terminated")
+    if sampling is not None:
+        _check_columns(sampling, f"{place}.sampling")
+    if terminated is not None and not isinstance(terminated, bool):
+        raise InputError(f"{place}: terminated must be true or false, got {terminated!r:.60}")
+    row = {
+        "prompt_id": item["prompt_id"],
+        "text": item["text"],
+        "policy": _optional_text(item, "policy", place),
+        "sampling": sampling,
+        "terminated": terminated,
+    }
+    return {"id": content_hash(["completion", *row.values()])[:24], **row, "created_at": now}
+
+
+def _question_row(item: Mapping[str, Any], place: str, now: datetime, imported: bool = False) -> dict[str, Any]:
+    _check_item(item, ("kind", "prompt_id", "candidates"), place)
+    kind, shown = item["kind"], item["candidates"]
+    check_kind(kind, f"{place}.kind")
+    if isinstance(shown, str) or not all(isinstance(one, str) for one in shown):
+        raise InputError(f"{place}: candidates must be a list of completion ids, got {shown!r:.80}")
+    check_candidate_count(kind, len(shown), place)
+    if len(set(shown)) != len(shown):
+        raise InputError(f"{place}: the candidates of a question must differ, but one appears twice")
+    columns = item.get("columns") or {}
+    _check_columns(columns, place)
+    overlap = _whole(item.get("overlap", 1), 0 if imported else 1, MAX_OVERLAP, f"{place}.overlap")
+    turn = _whole(item.get("round") or 0, 0, 2**31 - 1, f"{place}.round")
+    _whole(item.get("priority", 0), -(2**31), 2**31 - 1, f"{place}.priority")
+    identity = content_hash(["question", kind, item["prompt_id"], list(shown), turn, columns, imported])
+    seed = item.get("seed")
+    return {
+        "id": identity[:24],
+        "kind": kind,
+        "prompt_id": item["prompt_id"],
+        "overlap": overlap,
+        "round": turn,
+        "seed": int(identity[-12:], 16) if seed is None else _whole(seed, 0, 2**63 - 1, f"{place}.seed"),
+        "guideline": item.get("guideline"),
+        "source": _optional_text(item, "source", place),
+        "licence": _optional_text(item, "licence", place),
+        "columns": columns,
+        "created_at": now,
+    }
+
+
+def _candidate_rows(by_question: Iterable[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
+    return [
+        {"question_id": question, "position": position, "completion_id": completion}
+        for question, shown in by_question
+        for position, completion in enumerate(shown)
+    ]
+
+
+def _page(connection: Connection, wanted: Sequence[sa.ColumnElement[bool]]) -> list[AnswerRow]:
+    query = (
+        sa.select(
+            answer_table,
+            questions.c.kind,
+            questions.c.round,
+            questions.c.source.label("question_source"),
+            questions.c.licence.label("question_licence"),
+            questions.c.columns.label("question_columns"),
+            prompts.c.messages,
+            annotators.c.kind.label("annotator_kind"),
+        )
+        .select_from(answer_table.join(questions, _same_question()).join(prompts).join(annotators))
+        .where(*wanted)
+        .order_by(answer_table.c.number)
+        .limit(PAGE)
+    )
+    rows = connection.execute(query).all()
+    shown = candidates_of(connection, [row.question_id for row in rows])
+    return [_answer_row(row, shown.get(row.question_id, [])) for row in rows]
+
+
+def candidates_of(connection: Connection, question_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """The candidates of these questions in stored order, each with `id`, `text` and `policy`."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for chunk in in_chunks(list(dict.fromkeys(question_ids))):
+        query = (
+            sa.select(candidate_table.c.question_id, completions.c.id, completions.c.text, completions.c.policy)
+            .select_from(candidate_table.join(completions))
+            .where(candidate_table.c.question_id.in_(chunk))
+            .order_by(candidate_table.c.question_id, candidate_table.c.position)
+        )
+        for question, identity, written, policy in connection.execute(query):
+            found.setdefault(question, []).append({"id": identity, "text": written, "policy": policy})
+    return found
+
+
+def _answer_row(row: sa.Row[Any], shown: list[dict[str, Any]]) -> AnswerRow:
+    stored = [candidate["id"] for candidate in shown]
+    return AnswerRow(
+        id=row.id,
+        cursor=row.number,
+        question_id=row.question_id,
+        kind=row.kind,
+        round=row.round,
+        annotator=row.annotator_id,
+        simulated=row.annotator_kind != "person",
+        value=canonical(row.kind, row.value, row.presented_order, stored),
+        raw=row.value,
+        presented_order=row.presented_order,
+        skipped=row.skipped,
+        late=row.late,
+        replaces=row.replaces,
+        seconds=row.seconds,
+        at=row.at.isoformat().replace("+00:00", "Z"),
+        source=row.source if row.source is not None else row.question_source,
+        licence=row.licence if row.licence is not None else row.question_licence,
+        messages=row.messages,
+        candidates=shown,
+        columns={**(row.question_columns or {}), **(row.columns or {})},
+        hash=row.hash,
+    )
+
+
+def _same_question() -> sa.ColumnElement[bool]:
+    return answer_table.c.question_id == questions.c.id
+
+
+def _said_before(
+    connection: Connection, question_ids: Sequence[str]
+) -> dict[tuple[str, str], list[tuple[str, str | None]]]:
+    """(question, annotator) -> [(answer id, canonical JSON of its value, or None when erased)], oldest first."""
+    said: dict[tuple[str, str], list[tuple[str, str | None]]] = {}
+    for chunk in in_chunks(question_ids):
+        query = (
+            sa.select(answer_table.c.question_id, answer_table.c.annotator_id, answer_table.c.id, answer_table.c.value)
+            .where(answer_table.c.question_id.in_(chunk))
+            .order_by(answer_table.c.ordinal)
+        )
+        for question, annotator, identity, value in connection.execute(query):
+            earlier = said.setdefault((question, annotator), [])
+            earlier.append((identity, None if value is None else canonical_json(value)))
+    return said
+
+
+def _existing(connection: Connection, table: sa.Table, ids: Iterable[Any], column: str = "id") -> set[Any]:
+    found: set[Any] = set()
+    for chunk in in_chunks(list(ids)):
+        found.update(connection.scalars(sa.select(table.c[column]).where(table.c[column].in_(chunk))))
+    return found
+
+
+def _require(connection: Connection, table: sa.Table, ids: set[Any], what: str, column: str = "id") -> None:
+    missing = ids - _existing(connection, table, sorted(ids), column)
+    if missing:
+        first = ", ".join(str(one) for one in sorted(missing)[:3])
+        raise InputError(
+            f"the store has no {what} {first}" + (f" (and {len(missing) - 3} more)" if len(missing) > 3 else "")
+        )
+
+
+def _require_completions(connection: Connection, asked: Sequence[tuple[dict[str, Any], Sequence[str]]]) -> None:
+    """Every candidate must be there, and be a completion of its question's prompt."""
+    belongs: dict[str, str] = {}
+    for chunk in in_chunks(sorted({one for _, shown in asked for one in shown})):
+        rows = connection.execute(
+            sa.select(completions.c.id, completions.c.prompt_id).where(completions.c.id.in_(chunk))
+        )
+        belongs.update((row.id, row.prompt_id) for row in rows)
+    for row, shown in asked:
+        for one in shown:
+            if one not in belongs:
+                raise InputError(f"the store has no completion {one}")
+            if belongs[one] != row["prompt_id"]:
+                raise InputError(f"completion {one} answers prompt {belongs[one]}, not {row['prompt_id']}")
+
+
+def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first row of each id."""
+    seen: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        seen.setdefault(row["id"], row)
+    return list(seen.values())
+
+
+def _check_item(item: Any, needed: tuple[str, ...], place: str) -> None:
+    if not isinstance(item, Mapping):
+        raise InputError(f"{place} must be an object, got {item!r:.80}")
+    missing = [name for name in needed if item.get(name) is None]
+    if missing:
+        raise InputError(f"{place} lacks {', '.join(missing)}; it has {', '.join(map(str, item)) or 'nothing'}")
+
+
+def _check_columns(columns: Any, place: str) -> None:
+    if not isinstance(columns, Mapping):
+        raise InputError(f"{place}: columns must be an object, got {columns!r:.60}")
+    check_storable(columns, f"{place}.columns")
+
+
+def _optional_text(item: Mapping[str, Any], name: str, place: str) -> str | None:
+    value = item.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InputError(f"{place}: {name} must be text, got {value!r:.60}")
+    check_storable(value, f"{place}.{name}")
+    return value
+
+
+def _whole(value: Any, low: int, high: int, place: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{place} must be a whole number from {low} to {high}, got {value!r:.60}")
+    return value
+
+
+def check_seconds(value: Any, place: str) -> float:
+    """Seconds that somebody took: finite and not negative. Raises InputError otherwise."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise InputError(f"{place}: seconds must be a number of at least 0, got {value!r:.60}")
+    return float(value)
+
+
+def _time(value: Any, place: str, default: datetime) -> datetime:
+    """A given time as an aware one; a time without a zone is taken as UTC."""
+    if value is None:
+        return default
+    try:
+        if isinstance(value, datetime):
+            given = value
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            given = datetime.fromtimestamp(value, UTC)
+        else:
+            given = datetime.fromisoformat(value)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise InputError(f"{place} must be a time such as 2026-01-31T12:00:00Z, got {value!r:.60}") from None
+    return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)

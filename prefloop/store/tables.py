@@ -1,0 +1,232 @@
+"""The tables of the store. What people said is only ever added to; nothing is overwritten.
+
+    annotators ─┐                     who answers: a person, or a machine that is marked as one
+    prompts ────┼─ completions        what is asked about
+    questions ──┴─ candidates         one request for feedback, its candidates in stored order
+    slots ── leases                   the right to answer, and who holds it until when
+    answers                           what was said, as it was said; a correction names the old answer
+    tombstones                        what was erased: id and hash stay, the text and its key do not
+
+Triggers (made by the migration) let prompts, completions, questions, candidates and answers be neither changed nor
+deleted; the one exception is blanking a text under a tombstone. `alembic` owns the schema: a change here needs a
+revision in `migrations/versions`, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.engine import Dialect
+
+from prefloop.records import canonical_json
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON value as canonical text: the same bytes on every database, so that it can be hashed again."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else canonical_json(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class Time(TypeDecorator[datetime]):
+    """An aware UTC time as microseconds since 1970: exact, and ordered alike on every database."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# SQLite counts rows by itself only when the key is exactly INTEGER.
+Counter = BigInteger().with_variant(Integer, "sqlite")
+
+annotators = Table(
+    "annotators",
+    metadata,
+    Column("id", String(200), primary_key=True),  # pseudonymous; `simulated:` and `ai:` mark machines
+    Column("name", String(400), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("profile", Json),
+    Column("created_at", Time, nullable=False),
+    CheckConstraint("kind IN ('person', 'simulated', 'ai')", name="kind"),
+    CheckConstraint("(kind = 'simulated') = (id LIKE 'simulated:%')", name="simulated"),
+    CheckConstraint("(kind = 'ai') = (id LIKE 'ai:%')", name="ai"),
+)
+
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("id", String(16), primary_key=True),  # records.prompt_id
+    Column("messages", Json),  # NULL once erased
+    Column("source", Text),
+    Column("licence", Text),
+    Column("columns", Json),
+    Column("created_at", Time, nullable=False),
+)
+
+completions = Table(
+    "completions",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("prompt_id", String(16), ForeignKey("prompts.id"), nullable=False),
+    Column("text", Text),  # NULL once erased
+    Column("policy", Text),  # hash or name of the policy that wrote it; NULL when nobody knows
+    Column("sampling", Json),
+    Column("terminated", Boolean),  # ended by itself (True) or by the length limit; NULL when nobody knows
+    Column("created_at", Time, nullable=False),
+    Index("ix_completions_prompt_id", "prompt_id"),
+)
+
+guidelines = Table(
+    "guidelines",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+    Column("created_at", Time, nullable=False),
+)
+
+questions = Table(
+    "questions",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),  # the order in which they were asked
+    Column("id", String(24), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("prompt_id", String(16), ForeignKey("prompts.id"), nullable=False),
+    Column("overlap", Integer, nullable=False),  # how many annotators are wanted; 0 for imported questions
+    Column("round", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),  # of the candidates' order; see queue.presented_order
+    Column("guideline", Integer, ForeignKey("guidelines.version")),
+    Column("source", Text),
+    Column("licence", Text),
+    Column("columns", Json),
+    Column("created_at", Time, nullable=False),
+    CheckConstraint("overlap >= 0", name="overlap"),
+)
+
+candidates = Table(
+    "candidates",
+    metadata,
+    Column("question_id", String(24), ForeignKey("questions.id"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),  # 0 is "a" in the stored order
+    Column("completion_id", String(24), ForeignKey("completions.id"), nullable=False),
+    UniqueConstraint("question_id", "completion_id"),
+    Index("ix_candidates_completion_id", "completion_id"),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),  # commit order: a cursor skips nothing
+    Column("id", String(24), nullable=False, unique=True),
+    Column("question_id", String(24), ForeignKey("questions.id"), nullable=False),
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("ordinal", Integer, nullable=False),  # 0 is this annotator's first word on this question
+    Column("replaces", String(24), ForeignKey("answers.id"), unique=True),  # the answer that this one corrects
+    Column("value", Json),  # as said, in the presented order; NULL once erased
+    Column("key", String(64)),  # of `hash`; destroyed with the value, so that the hash then tells nothing
+    Column("hash", String(64), nullable=False),  # keyed commitment to what was said
+    Column("presented_order", Json, nullable=False),  # completion ids, as this annotator saw them
+    Column("skipped", Boolean, nullable=False),
+    Column("late", Boolean, nullable=False),  # came after its lease: kept, but outside overlap and consensus
+    Column("seconds", Float),
+    Column("source", Text),
+    Column("licence", Text),
+    Column("columns", Json),
+    Column("idempotency_key", String(200)),
+    Column("at", Time, nullable=False),
+    UniqueConstraint("question_id", "annotator_id", "ordinal"),
+    UniqueConstraint("annotator_id", "idempotency_key"),
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("id", Counter, primary_key=True, autoincrement=True),
+    Column("question_id", String(24), ForeignKey("questions.id"), nullable=False),
+    Column("n", Integer, nullable=False),  # 0 .. overlap-1: a first answer to everything comes before a second
+    Column("kind", String(16), nullable=False),
+    Column("priority", Integer, nullable=False),  # smaller is asked sooner
+    Column("annotator_id", String(200), ForeignKey("annotators.id")),
+    Column("token", String(64)),  # of the newest lease
+    Column("expires_at", Time),
+    Column("answer_id", String(24), ForeignKey("answers.id"), unique=True),  # not NULL: done
+    UniqueConstraint("question_id", "n"),
+)
+Index(
+    "ix_slots_open",
+    slots.c.priority,
+    slots.c.n,
+    slots.c.id,
+    sqlite_where=text("answer_id IS NULL"),
+    postgresql_where=text("answer_id IS NULL"),
+)
+Index(
+    "ix_slots_held",
+    slots.c.annotator_id,
+    slots.c.question_id,
+    sqlite_where=text("answer_id IS NULL"),
+    postgresql_where=text("answer_id IS NULL"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("token", String(64), primary_key=True),
+    Column("slot_id", Counter, ForeignKey("slots.id"), nullable=False),
+    Column("question_id", String(24), ForeignKey("questions.id"), nullable=False),
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("presented_order", Json, nullable=False),
+    Column("issued_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("answer_id", String(24), ForeignKey("answers.id")),
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("subject", String(16), nullable=False, primary_key=True),  # answer, completion or prompt
+    Column("subject_id", String(24), nullable=False, primary_key=True),
+    Column("hash", String(64)),
+    Column("reason", Text),
+    Column("at", Time, nullable=False),
+)
