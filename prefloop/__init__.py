@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING, Any
 from prefloop.version import __version__
 
 if TYPE_CHECKING:
-    from prefloop.workflows.data import (
-        doctor,
-        export,
-        import_data,
-        init,
-        label,
-        lineage,
-        report,
-        runs,
-        snapshot,
-    )
+    from prefloop.workflows.data import export, import_data, init, label, snapshot
+    from prefloop.workflows.doctor import doctor
+    from prefloop.workflows.lineage import lineage
 
 _HOME = {
     "init": "data",
@@ -30,10 +22,10 @@ _HOME = {
     "export": "data",
     "label": "data",
     "snapshot": "data",
-    "report": "data",
-    "lineage": "data",
-    "runs": "data",
-    "doctor": "data",
+    "report": "report",
+    "lineage": "lineage",
+    "runs": "runs",
+    "doctor": "doctor",
     "sample": "sampling",
     "train": "training",
     "train_methods": "training",
@@ -44,7 +36,16 @@ _HOME = {
 }
 """Function -> the module of `prefloop.workflows` that it lives in."""
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "__version__",
+    "init",
+    "import_data",
+    "export",
+    "label",
+    "snapshot",
+    "lineage",
+    "doctor",
+]
 
 
 def __getattr__(name: str) -> Any:

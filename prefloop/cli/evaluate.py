@@ -1,0 +1,74 @@
+"""`prefloop evaluate`: how good a reward model or a policy is, each figure with n and an interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefloop.cli.answer import Answer, facts
+from prefloop.cli.streams import log
+from prefloop.cli.verb import DeviceOption, DtypeOption, SeedOption, WorkspaceOption, verb
+from prefloop.errors import InputError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+
+    @verb(
+        app,
+        "evaluate",
+        "prefloop evaluate my-reward-model --comparisons test.jsonl",
+        "prefloop evaluate my-policy --against sft --prompts prompts.jsonl --json",
+    )
+    def evaluate(
+        model: Annotated[
+            str, typer.Argument(metavar="MODEL", help="A reward model or a policy: name, hash or folder.")
+        ],
+        comparisons: Annotated[
+            str | None,
+            typer.Option(
+                "--comparisons", metavar="FILE", help="A reward model's test: pairs, or a snapshot.", show_default=False
+            ),
+        ] = None,
+        against: Annotated[
+            str | None,
+            typer.Option(
+                "--against", metavar="POLICY", help="The policy to compare a policy with.", show_default=False
+            ),
+        ] = None,
+        prompts: Annotated[
+            Path | None,
+            typer.Option(
+                "--prompts",
+                metavar="FILE",
+                help="What both policies are asked; otherwise fresh tasks.",
+                show_default=False,
+            ),
+        ] = None,
+        seed: SeedOption = 0,
+        device: DeviceOption = "auto",
+        dtype: DtypeOption = "auto",
+        workspace: WorkspaceOption = None,
+    ) -> Answer:
+        """Measure a reward model on pairs, or a policy against another policy.
+
+        Intervals are 95 % bootstraps over prompts. Win rates are judged blind, in both orders.
+        """
+        import prefloop
+
+        if (comparisons is None) == (against is None):
+            raise InputError("evaluate needs either --comparisons FILE (a reward model) or --against POLICY (a policy)")
+        result = prefloop.evaluate(
+            model,
+            comparisons=comparisons,
+            against=against,
+            prompts=prompts,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            workspace=workspace,
+            log=log,
+        )
+        return Answer(result, lambda console: console.print(facts(result)))

@@ -1,0 +1,156 @@
+"""From people to a frozen data set: a workspace, what comes in, who answers, what is frozen, what goes out.
+
+The imports stand inside the functions because each needs another part of the program, and `prefloop init` should not
+wait for the parts that only `prefloop snapshot` needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefloop.artifacts.folder import Artifact, find_artifact, list_artifacts
+from prefloop.artifacts.workspace import Workspace
+from prefloop.errors import InputError
+from prefloop.workflows.places import Place, store_of, workspace_at
+
+if TYPE_CHECKING:
+    from prefloop.snapshots.build import SnapshotResult
+    from prefloop.snapshots.export import ExportResult
+    from prefloop.snapshots.importing import ImportResult
+
+Log = Callable[[str], None]
+
+IMPORT_KINDS = ("comparisons", "demonstrations", "prompts")
+SNAPSHOT_KINDS = ("comparisons", "demonstrations")
+FORMATS = ("trl-preference", "trl-unpaired", "trl-prompt-completion", "jsonl", "parquet")
+
+
+def init(directory: str | Path = ".") -> Workspace:
+    """Make a workspace in `directory`: prefloop.yaml, the database, artifacts/. One that is there is left as it is.
+
+    Raises InputError when `directory` is a file.
+    """
+    workspace = Workspace.create(directory)
+    with store_of(workspace):  # makes the tables
+        return workspace
+
+
+def import_data(
+    source: str | Path,
+    kind: str,
+    *,
+    workspace: Place = None,
+    source_name: str | None = None,
+    licence: str | None = None,
+) -> ImportResult:
+    """Bring the rows of a file, or of a data set on the hub, into the store.
+
+    `kind` is comparisons, demonstrations or prompts. `source_name` and `licence` are kept with every row. Rows that
+    cannot be used are written to the result's `rejects_file` with their reasons; the good ones are kept. Importing
+    the same file again adds nothing.
+
+    Raises InputError for a missing file, an unknown kind or a file in no known format.
+    """
+    from prefloop.snapshots.importing import import_file
+
+    check_choice("--as", kind, IMPORT_KINDS)
+    place = workspace_at(workspace)
+    with store_of(place) as store:
+        return import_file(
+            store,
+            str(source),
+            kind,
+            rejects_dir=place.root / "rejects",
+            source_name=source_name,
+            licence=licence,
+        )
+
+
+def label(
+    by: str = "simulated:typical",
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    workspace: Place = None,
+    log: Log | None = None,
+) -> dict[str, Any]:
+    """Let a simulated annotator or panel answer the waiting questions, marked as simulated.
+
+    `by` is `simulated:PROFILE`; `limit` is the largest number of answers. Raises InputError for an unknown profile.
+    """
+    from prefloop.labelers.simulated import PROFILES
+    from prefloop.labelers.simulated import label as answer_as
+
+    maker, colon, profile = by.partition(":")
+    if maker != "simulated" or not colon:
+        raise InputError(f"--by takes simulated:PROFILE, got {by!r}; for example simulated:typical")
+    check_choice("simulated profile", profile, tuple(PROFILES))
+    with store_of(workspace_at(workspace)) as store:
+        done = answer_as(store, profile, seed=seed, limit=limit)
+    return {"by": by, "simulated": True, **done}
+
+
+def snapshot(
+    kind: str = "comparisons",
+    *,
+    name: str | None = None,
+    test_share: float | None = None,
+    round: int | None = None,
+    max_dropped: float = 0.05,
+    seed: int = 0,
+    workspace: Place = None,
+) -> SnapshotResult:
+    """Freeze the consensus of the answers into a data set that training reads.
+
+    `test_share` is the share of prompts held back (default: the workspace's); `round` keeps one round's answers only.
+    Raises RunError when a larger share than `max_dropped` of the questions would be dropped.
+    """
+    from prefloop.snapshots.build import build_snapshot
+
+    check_choice("--as", kind, SNAPSHOT_KINDS)
+    place = workspace_at(workspace)
+    with store_of(place) as store:
+        return build_snapshot(
+            store,
+            place.artifacts,
+            kind,
+            name or kind,
+            test_share=place.settings.test_share if test_share is None else test_share,
+            round=round,
+            max_dropped=max_dropped,
+            seed=seed,
+        )
+
+
+def export(format: str, out: str | Path, *, workspace: Place = None, data: str | Path | None = None) -> ExportResult:
+    """Write a snapshot (`data`: its name, hash or folder; otherwise the newest) in a format that other tools read.
+
+    Raises InputError for an unknown format and where there is no snapshot.
+    """
+    from prefloop.snapshots.export import export as write
+
+    check_choice("--as", format, FORMATS)
+    return write(_snapshot(workspace, data).path, format, Path(out))
+
+
+def check_choice(what: str, given: str, known: Sequence[str]) -> None:
+    """Raises InputError, naming the nearest, when `given` is none of `known`."""
+    if given not in known:
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"{what}: unknown {given!r}; {hint}known: {', '.join(known)}")
+
+
+def _snapshot(workspace: Place, data: str | Path | None) -> Artifact:
+    if data is not None and Path(data).is_dir():
+        return find_artifact(None, str(data), "snapshot")
+    place = workspace_at(workspace)
+    if data is not None:
+        return find_artifact(place.artifacts, str(data), "snapshot")
+    there = list_artifacts(place.artifacts, "snapshot")
+    if not there:
+        raise InputError(f"there is no snapshot in {place.root} to export; make one with: prefloop snapshot")
+    return there[-1]
