@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,6 +22,9 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from prefloop.errors import InputError, PrefloopError, RunError
 from prefloop.store.writer_lock import WriterLock, writer_lock
+
+Row: TypeAlias = Any
+"""A row that SQLAlchemy read: 2.0 and 2.1 disagree on how its type is written."""
 
 HEAD = "0001"
 """The newest revision in migrations/versions (a test compares)."""
@@ -51,10 +54,13 @@ class Store:
 
         Raises RunError when the disk is full, the database is gone, or another process holds it for too long.
         """
-        with self.lock.held(self.lock_timeout) if self.lock else nullcontext(), _readable_errors(self):
-            with self.engine.connect().execution_options(prefloop_writes=True) as connection:
-                with connection.begin():
-                    yield connection
+        with (
+            self.lock.held(self.lock_timeout) if self.lock else nullcontext(),
+            _readable_errors(self),
+            self.engine.connect().execution_options(prefloop_writes=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

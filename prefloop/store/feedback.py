@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import Messages, as_messages, canonical_json, content_hash, prompt_id
-from prefloop.store.database import Store, in_answer_order, insert_new
+from prefloop.store.database import Row, Store, in_answer_order, insert_new
 from prefloop.store.people import imported_annotators
 from prefloop.store.tables import (
     annotators,
@@ -218,7 +218,7 @@ def answers(
     """
     if kind is not None:
         check_kind(kind)
-    wanted = [answer_table.c.value.is_not(None)]
+    wanted: list[sa.ColumnElement[bool]] = [answer_table.c.value.is_not(None)]
     if kind is not None:
         wanted.append(questions.c.kind == kind)
     if round is not None:
@@ -381,7 +381,7 @@ def _draft(item: Mapping[str, Any], place: str, now: datetime) -> _Draft:
     _check_item(item, ("kind", "value", "annotator"), place)
     kind, value = item["kind"], item["value"]
     check_kind(kind, f"{place}.kind")
-    prompt = _prompt_row(item | {"columns": None}, place, now)
+    prompt = _prompt_row({**item, "columns": None}, place, now)
     texts: Sequence[Any] = item.get("candidates") or []
     policies: Sequence[Any] = item.get("policies") or [None] * len(texts)
     if isinstance(texts, str) or len(policies) != len(texts):
@@ -444,9 +444,7 @@ def _by_id(value: Any, ids: list[str]) -> Any:
 def _prompt_row(item: Mapping[str, Any], place: str, now: datetime) -> dict[str, Any]:
     _check_item(item, (), place)
     given = item.get("messages", item.get("prompt"))
-    if isinstance(given, str):
-        messages = as_messages(given)
-    elif (
+    if isinstance(given, str) or (
         isinstance(given, Sequence)
         and given
         and all(isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in given)
@@ -566,7 +564,7 @@ def candidates_of(connection: Connection, question_ids: Iterable[str]) -> dict[s
     return found
 
 
-def _answer_row(row: sa.Row[Any], shown: list[dict[str, Any]]) -> AnswerRow:
+def _answer_row(row: Row, shown: list[dict[str, Any]]) -> AnswerRow:
     stored = [candidate["id"] for candidate in shown]
     return AnswerRow(
         id=row.id,

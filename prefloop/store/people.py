@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import content_hash
-from prefloop.store.database import Store, insert_new
+from prefloop.store.database import Row, Store, insert_new
 from prefloop.store.tables import annotators
 from prefloop.store.values import check_storable, in_chunks
 
@@ -114,7 +114,7 @@ def imported_annotators(
     return result
 
 
-def _annotator(row: sa.Row[Any]) -> Annotator:
+def _annotator(row: Row) -> Annotator:
     return Annotator(id=row.id, name=row.name, kind=row.kind, profile=row.profile or {})
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import Messages
-from prefloop.store.database import Store, in_answer_order
+from prefloop.store.database import Row, Store, in_answer_order
 from prefloop.store.feedback import candidates_of, check_seconds, commitment, new_answer_row
 from prefloop.store.tables import annotators, answers, guidelines, leases, prompts, questions, slots
 from prefloop.store.values import check_kind, check_storable, in_chunks, validate_value
@@ -113,7 +113,7 @@ def lease(
     expires_at = now + timedelta(seconds=seconds)
     with store.write() as connection:
         _lock_annotators(connection, [annotator])
-        claimed: list[tuple[sa.Row[Any], str]] = []
+        claimed: list[tuple[Row, str]] = []
         while len(claimed) < limit:
             free = _free_slots(connection, annotator, wanted, limit - len(claimed), now)
             if not free:
@@ -275,7 +275,7 @@ class _Desk:
             self._fill(slot, row)
         return Receipt(answer_id=row["id"], replay=False, late=row["late"])
 
-    def _slot_for(self, held: sa.Row[Any]) -> sa.Row[Any] | None:
+    def _slot_for(self, held: Row) -> Row | None:
         """The slot that this lease still holds, or one that its annotator got anew for the same question meanwhile."""
         mine = [
             slot
@@ -284,7 +284,7 @@ class _Desk:
         ]
         return next((slot for slot in mine if slot.token == held.token), mine[0] if mine else None)
 
-    def _fill(self, slot: sa.Row[Any], row: dict[str, Any]) -> None:
+    def _fill(self, slot: Row, row: dict[str, Any]) -> None:
         """An answer closes the slot; a skip leaves it to somebody else."""
         open_again = row["skipped"]
         self.slot_changes.append(
@@ -369,7 +369,7 @@ def _lock_annotators(connection: Connection, ids: Sequence[str]) -> None:
 
 def _free_slots(
     connection: Connection, annotator: str, kinds: Sequence[str] | None, limit: int, now: datetime
-) -> Sequence[sa.Row[Any]]:
+) -> Sequence[Row]:
     """Unanswered slots that nobody holds, of questions that this annotator neither answered nor holds."""
     other = slots.alias("other")
     query = (
@@ -394,7 +394,7 @@ def _free_slots(
     return connection.execute(query).all()
 
 
-def _hold(connection: Connection, ours: Sequence[tuple[sa.Row[Any], str]], who: str, until: datetime) -> None:
+def _hold(connection: Connection, ours: Sequence[tuple[Row, str]], who: str, until: datetime) -> None:
     connection.execute(
         sa.update(slots)
         .where(slots.c.id == sa.bindparam("of_slot"))
@@ -406,12 +406,12 @@ def _hold(connection: Connection, ours: Sequence[tuple[sa.Row[Any], str]], who: 
 def _hand_out(
     connection: Connection,
     annotator: str,
-    claimed: Sequence[tuple[sa.Row[Any], str]],
+    claimed: Sequence[tuple[Row, str]],
     now: datetime,
     expires_at: datetime,
 ) -> list[Lease]:
     """Record the leases, and put together what the annotator is to see."""
-    asked = {}
+    asked: dict[str, Row] = {}
     for chunk in in_chunks([row.question_id for row, _ in claimed]):
         query = (
             sa.select(
@@ -459,17 +459,17 @@ def _hand_out(
     return result
 
 
-def _leases(connection: Connection, tokens: Sequence[str]) -> dict[str, sa.Row[Any]]:
-    found = {}
+def _leases(connection: Connection, tokens: Sequence[str]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
     for chunk in in_chunks(tokens):
         query = sa.select(leases, questions.c.kind).select_from(leases.join(questions)).where(leases.c.token.in_(chunk))
         found.update((row.token, row) for row in connection.execute(query))
     return found
 
 
-def _unanswered_slots(connection: Connection, question_ids: Sequence[str]) -> dict[str, list[sa.Row[Any]]]:
+def _unanswered_slots(connection: Connection, question_ids: Sequence[str]) -> dict[str, list[Row]]:
     """The slots of these questions that have no answer, kept from everybody else until the transaction ends."""
-    found: dict[str, list[sa.Row[Any]]] = {}
+    found: dict[str, list[Row]] = {}
     for chunk in in_chunks(question_ids):
         query = (
             sa.select(slots)
@@ -513,7 +513,7 @@ def _by_idempotency_key(
     return found
 
 
-def _slot_of_correction(connection: Connection, old: sa.Row[Any], skipped: bool, now: datetime) -> int | None:
+def _slot_of_correction(connection: Connection, old: Row, skipped: bool, now: datetime) -> int | None:
     """The slot that a correction changes: the old answer's, or, when the old one was a skip, a free one."""
     if not old.skipped:
         return connection.scalar(

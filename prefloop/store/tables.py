@@ -189,8 +189,16 @@ slots = Table(
     Column("annotator_id", String(200), ForeignKey("annotators.id")),
     Column("token", String(64)),  # of the newest lease
     Column("expires_at", Time),
-    Column("answer_id", String(24), ForeignKey("answers.id"), unique=True),  # not NULL: done
+    Column("answer_id", String(24), ForeignKey("answers.id")),  # not NULL: done
     UniqueConstraint("question_id", "n"),
+)
+# Partial, for SQLite believes that few rows have a NULL there and would look for the free slots in a full index.
+Index(
+    "ix_slots_answer_id",
+    slots.c.answer_id,
+    unique=True,
+    sqlite_where=text("answer_id IS NOT NULL"),
+    postgresql_where=text("answer_id IS NOT NULL"),
 )
 Index(
     "ix_slots_open",

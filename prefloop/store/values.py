@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from prefloop.errors import InputError
 from prefloop.records import QUESTION_KINDS
@@ -220,7 +220,7 @@ def _demonstration(value: Mapping[str, Any], candidate_ids: Sequence[str]) -> No
         raise InputError(f"text must hold what was written, got {text!r:.60}")
 
 
-def _is_whole(number: Any) -> bool:
+def _is_whole(number: Any) -> TypeGuard[int]:
     return isinstance(number, int) and not isinstance(number, bool)
 
 
