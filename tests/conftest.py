@@ -20,6 +20,9 @@ from jaxtyping import install_import_hook
 # Shapes are types: every call of these functions is checked against its annotations while the tests run.
 install_import_hook(["prefloop.functional", "prefloop.algorithms"], "beartype.beartype")
 
+# postgresql_url: an empty database on a server that the tests start themselves.
+pytest_plugins = ["tests.postgres"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
