@@ -95,7 +95,9 @@ class Demonstration:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
-EXPECTED_DROPS = frozenset({"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late"})
+EXPECTED_DROPS = frozenset(
+    {"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late", "erased"}
+)
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""
 
 
@@ -131,6 +133,12 @@ class Ledger:
 
     def note(self, what: str, n: int = 1) -> None:
         self.notes[what] += n
+
+    def absorb(self, other: Ledger) -> None:
+        """Add another ledger's rows to this one."""
+        self.rows += other.rows
+        self.reasons.update(other.reasons)
+        self.notes.update(other.notes)
 
     def check(self, max_dropped: float, what: str) -> None:
         """Stop when more than `max_dropped` (a share, 0..1) of the rows would be dropped as defective.

@@ -28,6 +28,7 @@ __all__ = [
     "Reject",
     "Repeats",
     "Split",
+    "conversation",
     "load_comparisons",
     "load_demonstrations",
     "parse_comparison",
@@ -35,11 +36,14 @@ __all__ = [
     "parse_messages",
     "parse_prompt",
     "parse_transcript",
+    "prompt_of",
+    "missing",
+    "nothing_usable",
     "read_rows",
 ]
 
 Split = Literal["train", "test"]
-Noun = TypeVar("Noun", Comparison, Demonstration)
+Noun = TypeVar("Noun", Comparison, Demonstration, Messages)
 
 DIVERGES = "diverges before the last turn"
 """The two conversations part before the last answer, so that there is no one prompt for both."""
@@ -110,14 +114,16 @@ def _judge_prompt(turns: Messages) -> Messages | Reject:
     return turns
 
 
-def _conversation(prompt: Messages | None, value: Any, raw_prompt: Any) -> Messages | Reject:
+def conversation(prompt: Messages | None, value: Any, raw_prompt: Any) -> Messages | Reject:
     """The whole conversation that a `chosen`, `rejected` or `completion` column stands for."""
     if isinstance(value, str):
         turns = parse_transcript(value)
-        if turns is not None and (prompt is None or turns[: len(prompt)] == prompt):
-            return turns
         if prompt is None:
-            return Reject("missing column", "text without a `prompt` column and without Human/Assistant turns")
+            return turns or Reject("missing column", "text without a `prompt` column and without Human/Assistant turns")
+        # Beside a prompt in messages a completion is what it says, even where it begins with "Human:".
+        repeats = isinstance(raw_prompt, str) and value.startswith("\n\nHuman:") and turns is not None
+        if repeats and turns is not None and turns[: len(prompt)] == prompt and len(turns) > len(prompt):
+            return turns
         # In data made from transcripts the space after "Assistant:" belongs to the format, not to the answer.
         from_transcript = isinstance(raw_prompt, str) and parse_transcript(raw_prompt) is not None
         return [*prompt, {"role": "assistant", "content": value.strip() if from_transcript else value}]
@@ -129,11 +135,13 @@ def _conversation(prompt: Messages | None, value: Any, raw_prompt: Any) -> Messa
     return [*prompt, *parsed]
 
 
-def _prompt_of(row: dict[str, Any]) -> Messages | Reject | None:
+def prompt_of(row: dict[str, Any]) -> Messages | Reject | None:
+    """The `prompt` column as messages, or None when the row has none."""
     return None if row.get("prompt") is None else _parse_prompt_value(row["prompt"])
 
 
-def _missing(row: dict[str, Any], needed: str) -> Reject:
+def missing(row: dict[str, Any], needed: str) -> Reject:
+    """The reject for absent columns: which are needed, and which were found."""
     return Reject("missing column", f"needed: {needed}; found: {', '.join(map(str, row)) or 'none'}")
 
 
@@ -152,17 +160,17 @@ def parse_comparison(row: Any) -> Comparison | Reject:
     if problem is not None:
         return problem
     if "chosen" not in row or "rejected" not in row:
-        return _missing(row, "chosen and rejected (and prompt, unless both hold the whole conversation)")
+        return missing(row, "chosen and rejected (and prompt, unless both hold the whole conversation)")
     if row["chosen"] is None or row["rejected"] is None:
         return Reject("empty", "chosen or rejected is null")
-    prompt = _prompt_of(row)
+    prompt = prompt_of(row)
     if isinstance(prompt, Reject):
         return prompt
-    chosen = _conversation(prompt, row["chosen"], row.get("prompt"))
-    rejected = _conversation(prompt, row["rejected"], row.get("prompt"))
+    chosen = conversation(prompt, row["chosen"], row.get("prompt"))
+    rejected = conversation(prompt, row["rejected"], row.get("prompt"))
     for side in (chosen, rejected):
         if isinstance(side, Reject):
-            return _missing(row, "prompt") if side.reason == "missing column" else side
+            return missing(row, "prompt") if side.reason == "missing column" else side
     pair = _part(cast(Messages, chosen), cast(Messages, rejected))
     if isinstance(pair, Reject):
         return pair
@@ -226,15 +234,15 @@ def parse_demonstration(row: Any) -> Demonstration | Reject:
         return problem
     name = next((n for n in ("completion", "messages", "conversations", "chosen") if n in row), None)
     if name is None or (name == "completion" and "prompt" not in row):
-        return _missing(row, "prompt and completion, or messages, or chosen")
+        return missing(row, "prompt and completion, or messages, or chosen")
     if row[name] is None:
         return Reject("empty", f"{name} is null")
-    prompt = _prompt_of(row)
+    prompt = prompt_of(row)
     if isinstance(prompt, Reject):
         return prompt
-    turns = _conversation(prompt, row[name], row.get("prompt"))
+    turns = conversation(prompt, row[name], row.get("prompt"))
     if isinstance(turns, Reject):
-        return _missing(row, "prompt") if turns.reason == "missing column" else turns
+        return missing(row, "prompt") if turns.reason == "missing column" else turns
     if turns[-1]["role"] != "assistant":
         return Reject("malformed", "a demonstration ends with the assistant's turn")
     if not turns[-1]["content"].strip():
@@ -258,10 +266,10 @@ def parse_prompt(row: Any) -> Messages | Reject:
         return _parse_prompt_value(row["prompt"])
     name = next((n for n in ("messages", "conversations", "chosen") if row.get(n) is not None), None)
     if name is None:
-        return Reject("empty", "prompt is null") if "prompt" in row else _missing(row, "prompt, or messages")
-    turns = _conversation(None, row[name], None)
+        return Reject("empty", "prompt is null") if "prompt" in row else missing(row, "prompt, or messages")
+    turns = conversation(None, row[name], None)
     if isinstance(turns, Reject):
-        return _missing(row, "prompt, or messages") if turns.reason == "missing column" else turns
+        return missing(row, "prompt, or messages") if turns.reason == "missing column" else turns
     return _judge_prompt(turns[:-1] if turns[-1]["role"] == "assistant" else turns)
 
 
@@ -304,7 +312,8 @@ def load_comparisons(
     Raises InputError when the source cannot be read, holds no rows, or none can be used (exit 2); RunError when more
     than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
     """
-    return _load(path, parse_comparison, lambda c: (c.chosen, c.rejected), split, test_share, max_dropped, progress)
+    texts = lambda c: (c.prompt, c.chosen, c.rejected)  # noqa: E731
+    return _load(path, parse_comparison, texts, split, test_share, max_dropped, progress)
 
 
 def load_demonstrations(
@@ -323,10 +332,25 @@ def load_demonstrations(
     return _load(path, parse_demonstration, lambda d: (d.completion, None), split, test_share, max_dropped, progress)
 
 
+def load_prompts(
+    path: str | Path,
+    *,
+    split: Split | None = None,
+    test_share: float = 0.1,
+    max_dropped: float = 0.05,
+    progress: Progress | None = None,
+) -> tuple[list[Messages], Ledger]:
+    """The prompts of a file of any kind, each once; a repeated prompt is a "duplicate" in the ledger.
+
+    Raises what `load_comparisons` raises.
+    """
+    return _load(path, parse_prompt, lambda p: (p, "", None), split, test_share, max_dropped, progress)
+
+
 def _load(
     path: str | Path,
     parse: Callable[[Any], Noun | Reject],
-    texts: Callable[[Noun], tuple[str, str | None]],
+    texts: Callable[[Noun], tuple[Messages, str, str | None]],
     split: Split | None,
     test_share: float,
     max_dropped: float,
@@ -343,10 +367,11 @@ def _load(
                 ledger.drop(noun.reason)
                 first_problem = first_problem or noun
                 continue
-            again = repeats.judge(noun.prompt, *texts(noun))
+            prompt, *answers = texts(noun)
+            again = repeats.judge(prompt, *answers)
             if again is not None:
                 ledger.drop(again)
-            elif split is not None and not decided and split_of(noun.prompt, test_share) != split:
+            elif split is not None and not decided and split_of(prompt, test_share) != split:
                 ledger.drop("other split")
             else:
                 result.append(noun)

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -33,7 +33,7 @@ Progress = Callable[[int, float | None], None]
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 MAX_ROW = 16 * 1024 * 1024
 """Bytes; a longer line is rejected, so that one endless line cannot fill the memory."""
-MAX_DEPTH = 64
+MAX_DEPTH = 24
 PROGRESS_EVERY = 500
 
 
@@ -68,6 +68,17 @@ def read_rows(source: str | Path, progress: Progress | None = None) -> Iterator[
         progress(done, 1.0)
 
 
+def check_packed(source: str | Path) -> None:
+    """Raises InputError when a .gz or .xz file is damaged or cut off; reads it to its end, keeps nothing."""
+    path = Path(source)
+    packed = _type_of(path)[1]
+    if packed is None or not path.is_file():
+        return
+    with _readable(path), path.open("rb") as raw, _open(raw, packed) as data:
+        while data.read(1 << 20):
+            pass
+
+
 _Found = tuple[int, Any, float | None]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w\[\]%:+-]+)?")
 
@@ -94,16 +105,21 @@ def _file_rows(path: Path) -> Iterator[_Found]:
         what = "is a directory" if path.is_dir() else f"ends in {path.suffix or 'no suffix'!r}"
         raise InputError(f"{path} {what}; rows are read from {', '.join(SUFFIXES)}, each also with .gz or .xz")
     size = max(path.stat().st_size, 1)
+    with _readable(path), ExitStack() as stack:
+        raw = stack.enter_context(path.open("rb"))
+        data = stack.enter_context(_open(raw, packed))
+        if kind == ".parquet":
+            yield from _parquet_rows(data if packed is None else stack.enter_context(_unpacked(data)))
+            return
+        reader = {".jsonl": _json_lines, ".json": _json, ".csv": _csv_rows}[kind]
+        for line, value in reader(data):
+            yield line, value, min(raw.tell() / size, 1.0)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb"))
-            data = stack.enter_context(_open(raw, packed))
-            if kind == ".parquet":
-                yield from _parquet_rows(data if packed is None else stack.enter_context(_unpacked(data)))
-                return
-            reader = {".jsonl": _json_lines, ".json": _json, ".csv": _csv_rows}[kind]
-            for line, value in reader(data):
-                yield line, value, min(raw.tell() / size, 1.0)
+        yield
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"{path} is damaged or cut off ({error}); fetch or pack it again") from None
     except PermissionError:
@@ -307,7 +323,7 @@ def _plain(value: Any) -> Any:
 
 def defect(row: Any) -> Reject | None:
     """What makes a row unfit to store anywhere, or None: not a mapping, NUL, a lone surrogate, NaN or infinity,
-    an integer beyond 64 bits, nesting beyond 64 levels. It looks at every key and value, not only at known columns.
+    an integer beyond 64 bits, nesting beyond 24 levels. It looks at every key and value, not only at known columns.
     """
     if not isinstance(row, dict):
         return Reject("malformed", f"a row is an object of columns, got {type(row).__name__}", shown(row))
@@ -329,7 +345,7 @@ def defect(row: Any) -> Reject | None:
             if not math.isfinite(value):
                 return Reject("malformed", f"{value} is not a number that can be stored")
         elif isinstance(value, int):
-            if not -(2**63) <= value < 2**63:
+            if not -(2**63) < value < 2**63:
                 return Reject("malformed", "an integer beyond 64 bits")
         elif value is not None:
             return Reject("malformed", f"a value of type {type(value).__name__}")

@@ -1,0 +1,361 @@
+"""Answers and their consensus, frozen: the same answers under the same rules give the same bytes, so the same hash.
+
+    comparisons      a row per pair of completions: prompt, chosen, rejected, label, weight, n, uncertain, and
+                     margin and strength where they are known
+    demonstrations   a row per answer: prompt, completion, weight
+
+Every row also has question, answers and annotators (ids), simulated, source and licence, and the columns that came
+with the data, such as subset. `train.jsonl` and `test.jsonl` are split by the prompt's first user turn, never by row.
+
+Texts wait in a temporary file until they are written, so that memory holds votes and not conversations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from prefloop.artifacts.folder import Artifact, write_artifact
+from prefloop.errors import InputError, RunError
+from prefloop.quality.aggregation import VOTES, Consensus, comparison_consensus, pairwise_agreement
+from prefloop.records import Ledger, canonical_json, content_hash, prompt_id, split_of
+from prefloop.snapshots.rows import Progress
+from prefloop.store.database import Store
+from prefloop.store.feedback import AnswerRow, answers
+
+KINDS = {"comparisons": "comparison", "demonstrations": "demonstration"}
+PAIR_COLUMNS = {"chosen", "rejected", "label", "n", "uncertain", "margin", "strength"}
+COMMON_COLUMNS = {"prompt", "weight", "question", "answers", "annotators", "simulated", "source", "licence"}
+RESERVED = frozenset(PAIR_COLUMNS | COMMON_COLUMNS | {"completion"})
+"""What a row says itself; a column of the same name that came with the data is left in the store."""
+ASIDE = {"both_bad": "both bad", "unsure": "unsure", "skip": "skipped", "late": "late"}
+"""Answers that are no votes -> the reason in the ledger when there is nothing else about a pair."""
+PEOPLE = ("people", "imported")
+
+
+@dataclass(frozen=True)
+class SnapshotResult:
+    """A frozen dataset, and where every pair or demonstration went."""
+
+    artifact: Artifact
+    rows: int
+    hash: str
+    ledger: Ledger
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `snapshot --json` prints."""
+        return {
+            "artifact": str(self.artifact.path),
+            "rows": self.rows,
+            "hash": self.hash,
+            "ledger": self.ledger.as_dict(),
+        }
+
+
+def build_snapshot(
+    store: Store,
+    artifacts_root: Path,
+    kind: str = "comparisons",
+    name: str | None = None,
+    *,
+    test_share: float = 0.1,
+    round: int | None = None,
+    min_answers: int = 1,
+    max_dropped: float = 0.05,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> SnapshotResult:
+    """Freeze the consensus of all answers of one kind (of one round, if given) as a snapshot artifact.
+
+    kind: "comparisons" or "demonstrations". test_share: share of the prompts, 0 <= share < 1. min_answers: votes that
+    a pair needs. seed: orders the rows, so that the first N of them are a fair sample; it does not touch the split.
+
+    The rules for a pair: the same two completions of a prompt are one row, however often and in whichever order they
+    were asked about; a tie stays, with label 0.5 and the note "tie" (a measure of accuracy leaves it out); where
+    people voted, machines' votes on that pair are set aside. A pair that nobody voted on is dropped as "both bad",
+    "unsure", "skipped" or "late", one with fewer votes than min_answers as "too few answers", one whose text is gone
+    as "erased": none of these are defects. Defects, held against max_dropped, are "identical" and "empty".
+
+    Raises InputError for an unknown kind or when there are no such answers, RunError when more than max_dropped of the
+    rows are defective or the disk is full; then nothing is written.
+    """
+    if kind not in KINDS:
+        raise InputError(f"a snapshot is made as {' or '.join(KINDS)}, got {kind!r}")
+    if not 0.0 <= test_share < 1.0 or min_answers < 1:
+        raise InputError(f"test_share must be in [0, 1) and min_answers at least 1, got {test_share} and {min_answers}")
+    with tempfile.TemporaryFile() as texts:
+        draft = _Draft(kind, test_share, min_answers, texts)
+        for number, answer in enumerate(answers(store, kind=KINDS[kind], round=round), 1):
+            draft.add(answer)
+            if progress is not None and number % 1000 == 0:
+                progress(number, None)
+        if not draft.entries:
+            of_round = "" if round is None else f" of round {round}"
+            raise InputError(
+                f"there are no {KINDS[kind]} answers{of_round} to freeze; "
+                f"collect some, or: prefloop import FILE --as {kind}"
+            )
+        rows = draft.rows()
+        draft.ledger.check(max_dropped, f"snapshot {name or kind}")
+        rows.sort(key=lambda row: hashlib.sha256(f"{seed}:".encode() + row.key).digest())
+        artifact = write_artifact(
+            artifacts_root,
+            "snapshot",
+            name or kind,
+            lambda folder: _write(folder, rows, texts),
+            settings={
+                "as": kind,
+                "test_share": test_share,
+                "round": round,
+                "min_answers": min_answers,
+                "max_dropped": max_dropped,
+                "split": "by the first user turn of the prompt",
+                "votes": "one per annotator and pair; where people voted, machines do not",
+                "ties": "kept, label 0.5",
+            },
+            parents=[],
+            seeds={"order": seed},
+            metrics={"rows": len(rows), **_counts(rows)},
+            extra={"ledger": draft.ledger.as_dict(), **_origin(rows)},
+        )
+    return SnapshotResult(artifact, len(rows), artifact.hash, draft.ledger)
+
+
+def snapshot_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a snapshot, train before test, each with its `split`."""
+    for split in ("train", "test"):
+        if (folder / f"{split}.jsonl").is_file():
+            with (folder / f"{split}.jsonl").open("rb") as file:
+                for line in file:
+                    yield {**json.loads(line), "split": split}
+
+
+def provenance(folder: Path) -> dict[str, list[str]]:
+    """The ids behind a snapshot's rows, sorted: `{"questions", "answers", "annotators"}`; for lineage."""
+    found: dict[str, set[str]] = {"questions": set(), "answers": set(), "annotators": set()}
+    for row in snapshot_rows(folder):
+        found["questions"].add(row["question"])
+        found["answers"].update(row["answers"])
+        found["annotators"].update(row["annotators"])
+    return {name: sorted(ids) for name, ids in found.items()}
+
+
+def annotator_kind(annotator: str) -> str:
+    """people, imported (people too, whom another project asked), simulated or ai, as the id says."""
+    kind = annotator.partition(":")[0]
+    return kind if kind in ("simulated", "ai", "imported") else "people"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """One answer, without its texts."""
+
+    id: str
+    annotator: str
+    question: str
+    what: str
+    """a or b (in the entry's order), tie, both_bad, unsure, skip, late; or text, for a demonstration."""
+    strength: int | None
+
+    @property
+    def voter(self) -> str:
+        """Who the vote counts for. Behind an imported id there may be a whole crowd, so that each answer counts."""
+        return self.id if annotator_kind(self.annotator) == "imported" else self.annotator
+
+
+@dataclass
+class _Entry:
+    """What will become one row: where its texts wait, and what was said about it."""
+
+    at: int
+    defect: str | None
+    split: str
+    source: str | None
+    licence: str | None
+    said: list[_Said] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: bytes
+    entry: _Entry
+    used: list[_Said]
+    consensus: Consensus | None
+    """None for a demonstration."""
+
+
+class _Draft:
+    """Collects answers: by pair for comparisons, one by one for demonstrations."""
+
+    def __init__(self, kind: str, test_share: float, min_answers: int, texts: IO[bytes]) -> None:
+        self.kind = kind
+        self.test_share = test_share
+        self.min_answers = min_answers
+        self.texts = texts
+        self.entries: dict[bytes, _Entry] = {}
+        self.first_order: dict[bytes, bytes] = {}
+        self.ledger = Ledger()
+
+    def add(self, answer: AnswerRow) -> None:
+        pair = self.kind == "comparisons"
+        written = [c["text"] for c in answer.candidates] if pair else [answer.value.get("text", "-")]
+        key, swapped = (_digest(answer.id), False)
+        if pair:
+            order = _digest(prompt_id(answer.messages or []), *written)
+            key = _digest(prompt_id(answer.messages or []), *sorted(map(str, written)))
+            swapped = self.first_order.setdefault(key, order) != order
+        if key not in self.entries:
+            self.entries[key] = _Entry(
+                at=self.texts.tell(),
+                defect=_defect(answer, written),
+                split=split_of(answer.messages or [], self.test_share),
+                source=answer.source,
+                licence=answer.licence,
+            )
+            kept = {"prompt": answer.messages, "texts": written, "columns": answer.columns, "answer": answer.id}
+            self.texts.write(canonical_json(kept).encode("utf-8") + b"\n")
+        what = "late" if answer.late else "skip" if answer.skipped else str(answer.value.get("choice", "text"))
+        if swapped:
+            what = {"a": "b", "b": "a"}.get(what, what)
+        self.entries[key].said.append(
+            _Said(answer.id, answer.annotator, answer.question_id, what, answer.value.get("strength"))
+        )
+
+    def rows(self) -> list[_Row]:
+        """The rows that can be made; everything else goes to the ledger."""
+        result = []
+        for key, entry in self.entries.items():
+            self.ledger.seen()
+            votes = [said for said in entry.said if said.what in VOTES or said.what == "text"]
+            if entry.defect is not None:
+                self.ledger.drop(entry.defect)
+            elif not votes:
+                self.ledger.drop(
+                    next(reason for what, reason in ASIDE.items() if any(s.what == what for s in entry.said))
+                )
+            else:
+                used = self._used(entry, votes)
+                consensus = (
+                    comparison_consensus((s.voter, s.what, s.strength) for s in used)
+                    if self.kind == "comparisons"
+                    else None
+                )
+                if consensus is not None and consensus.n < self.min_answers:
+                    self.ledger.drop("too few answers")
+                    continue
+                if consensus is not None and consensus.tie:
+                    self.ledger.note("tie")
+                result.append(_Row(key, entry, used, consensus))
+        return result
+
+    def _used(self, entry: _Entry, votes: list[_Said]) -> list[_Said]:
+        for said in entry.said:
+            if said.what in ASIDE:
+                self.ledger.note(f"answer set aside: {ASIDE[said.what]}")
+        people = [said for said in votes if annotator_kind(said.annotator) in PEOPLE]
+        if people and len(people) < len(votes):
+            self.ledger.note("answer set aside: a machine's beside people's", len(votes) - len(people))
+        return people or votes
+
+
+def _defect(answer: AnswerRow, written: Sequence[str | None]) -> str | None:
+    """Why no row can be made from these texts, whatever was said about them."""
+    if not answer.messages or any(text is None for text in written):
+        return "erased"
+    texts = [str(text).strip() for text in written]
+    if not all(texts):
+        return "empty"
+    return "identical" if len(texts) == 2 and texts[0] == texts[1] else None
+
+
+def _write(folder: Path, rows: Sequence[_Row], texts: IO[bytes]) -> None:
+    with (folder / "train.jsonl").open("wb") as train, (folder / "test.jsonl").open("wb") as test:
+        for row in rows:
+            texts.seek(row.entry.at)
+            line = canonical_json(_as_columns(row, json.loads(texts.readline())))
+            (test if row.entry.split == "test" else train).write(line.encode("utf-8") + b"\n")
+
+
+def _as_columns(row: _Row, kept: dict[str, Any]) -> dict[str, Any]:
+    columns = {name: value for name, value in kept["columns"].items() if name not in RESERVED}
+    # A single imported answer may bring its own soft label, weight or margin; several answers make their own.
+    alone = len(row.used) == 1 and row.used[0].id == kept["answer"]
+    given = {name: _number(kept["columns"].get(name)) for name in ("label", "weight", "margin")} if alone else {}
+    weight = given.get("weight")
+    common = {
+        "prompt": kept["prompt"],
+        "weight": 1.0 if weight is None else weight,
+        "question": min(said.question for said in row.used),
+        "answers": sorted(said.id for said in row.used),
+        "annotators": sorted({said.annotator for said in row.used}),
+        "simulated": any(annotator_kind(said.annotator) == "simulated" for said in row.used),
+        "source": row.entry.source,
+        "licence": row.entry.licence,
+        **columns,
+    }
+    if row.consensus is None:
+        return {**common, "completion": kept["texts"][0]}
+    return {**common, **_pair_columns(row.consensus, kept["texts"], given)}
+
+
+def _pair_columns(consensus: Consensus, texts: Sequence[str], given: dict[str, float | None]) -> dict[str, Any]:
+    soft = given.get("label")
+    label = soft if soft is not None else consensus.label
+    if label is None:
+        raise RunError("a pair without votes reached the snapshot")  # rows() drops them
+    first, second = texts if label >= 0.5 else reversed(texts)
+    optional = {"margin": given.get("margin"), "strength": consensus.strength}
+    return {
+        "chosen": first,
+        "rejected": second,
+        "label": max(label, 1.0 - label),
+        "n": consensus.n,
+        "uncertain": consensus.uncertain,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def _counts(rows: Sequence[_Row]) -> dict[str, Any]:
+    """Rows per split, answers and annotators per kind, and how far people agreed (the ceiling for a reward model)."""
+    used = [said for row in rows for said in row.used]
+    who = {said.annotator for said in used}
+    people = [
+        [(s.voter, s.what) for s in row.used if annotator_kind(s.annotator) in PEOPLE]
+        for row in rows
+        if row.consensus is not None
+    ]
+    agreement = pairwise_agreement(people)
+    splits = Counter(row.entry.split for row in rows)
+    kinds = ("people", "imported", "simulated", "ai")
+    answers_by, annotators_by = Counter(annotator_kind(s.annotator) for s in used), Counter(map(annotator_kind, who))
+    return {
+        "train": splits["train"],
+        "test": splits["test"],
+        "answers": {kind: answers_by[kind] for kind in kinds},
+        "annotators": {kind: annotators_by[kind] for kind in kinds},
+        "agreement": {"value": agreement.value, "n": agreement.n, "questions": agreement.questions},
+    }
+
+
+def _origin(rows: Sequence[_Row]) -> dict[str, Any]:
+    """Where the rows came from, and one hash over the ids of all answers: proof of which they were, without a text."""
+    return {
+        "sources": dict(sorted(Counter(row.entry.source or "this workspace" for row in rows).items())),
+        "licences": dict(sorted(Counter(row.entry.licence or "not stated" for row in rows).items())),
+        "simulated": any(annotator_kind(s.annotator) == "simulated" for row in rows for s in row.used),
+        "answers_commitment": content_hash(sorted(s.id for row in rows for s in row.used)),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _digest(*parts: Any) -> bytes:
+    return hashlib.blake2b(canonical_json(parts).encode("utf-8"), digest_size=16).digest()
