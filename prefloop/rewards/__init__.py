@@ -1,0 +1,1 @@
+"""Where reward comes from. `checkers` are the task world's ground truth; `sandbox` runs what a model wrote."""
