@@ -31,6 +31,7 @@ __all__ = [
     "conversation",
     "load_comparisons",
     "load_demonstrations",
+    "load_prompts",
     "parse_comparison",
     "parse_demonstration",
     "parse_messages",
@@ -43,7 +44,9 @@ __all__ = [
 ]
 
 Split = Literal["train", "test"]
-Noun = TypeVar("Noun", Comparison, Demonstration, Messages)
+Noun = TypeVar("Noun")
+Sides = tuple[Messages, str, str | None]
+"""Prompt, first text, second text: what makes two rows the same."""
 
 DIVERGES = "diverges before the last turn"
 """The two conversations part before the last answer, so that there is no one prompt for both."""
@@ -312,8 +315,9 @@ def load_comparisons(
     Raises InputError when the source cannot be read, holds no rows, or none can be used (exit 2); RunError when more
     than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
     """
-    texts = lambda c: (c.prompt, c.chosen, c.rejected)  # noqa: E731
-    return _load(path, parse_comparison, texts, split, test_share, max_dropped, progress)
+    return _load(
+        path, parse_comparison, lambda c: (c.prompt, c.chosen, c.rejected), split, test_share, max_dropped, progress
+    )
 
 
 def load_demonstrations(
@@ -329,7 +333,9 @@ def load_demonstrations(
     Comparisons serve too: the chosen completion is the demonstration. Splits, repeats and errors as in
     `load_comparisons`.
     """
-    return _load(path, parse_demonstration, lambda d: (d.completion, None), split, test_share, max_dropped, progress)
+    return _load(
+        path, parse_demonstration, lambda d: (d.prompt, d.completion, None), split, test_share, max_dropped, progress
+    )
 
 
 def load_prompts(
@@ -350,7 +356,7 @@ def load_prompts(
 def _load(
     path: str | Path,
     parse: Callable[[Any], Noun | Reject],
-    texts: Callable[[Noun], tuple[Messages, str, str | None]],
+    sides: Callable[[Noun], Sides],
     split: Split | None,
     test_share: float,
     max_dropped: float,
@@ -367,8 +373,8 @@ def _load(
                 ledger.drop(noun.reason)
                 first_problem = first_problem or noun
                 continue
-            prompt, *answers = texts(noun)
-            again = repeats.judge(prompt, *answers)
+            prompt, first, second = sides(noun)
+            again = repeats.judge(prompt, first, second)
             if again is not None:
                 ledger.drop(again)
             elif split is not None and not decided and split_of(prompt, test_share) != split:
@@ -376,21 +382,23 @@ def _load(
             else:
                 result.append(noun)
     nothing_usable(str(path), ledger, first_problem)
-    ledger.check(max_dropped, str(path))
+    if ledger.defective > max_dropped * ledger.rows:  # a split that happens to be empty is no error
+        ledger.check(max_dropped, str(path))
     return result, ledger
 
 
-def nothing_usable(source: str, ledger: Ledger, first: Reject | None) -> None:
+def nothing_usable(source: str, ledger: Ledger, first: Reject | None, more: str = "") -> None:
     """Raises InputError when there were no rows, or every row is defective; it names the columns when they are why."""
     if ledger.rows == 0:
         raise InputError(f"{source} holds no rows")
     if first is None or ledger.defective < ledger.rows:
         return
     if ledger.reasons["missing column"] == ledger.rows:
-        raise InputError(f"{source}: missing column; {first.detail}")
+        raise InputError(f"{source}: missing column; {first.detail}{more}")
     raise InputError(
         f"{source}: none of its {ledger.rows} rows can be used ({ledger.words()}); the first: {first.reason}"
         + (f", {first.detail}" if first.detail else "")
+        + more
     )
 
 

@@ -114,7 +114,7 @@ def import_file(
                 waiting.clear()
         for refused in _store(store, kind, waiting):
             reject(*refused)
-    nothing_usable(str(source), ledger, first_problem)
+    nothing_usable(str(source), ledger, first_problem, f"; the rows are in {rejects.path}")
     return ImportResult(
         imported=ledger.used,
         rejected=ledger.dropped,
