@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from prefloop.workflows.data import export, import_data, init, label, snapshot
     from prefloop.workflows.doctor import doctor
     from prefloop.workflows.lineage import lineage
+    from prefloop.workflows.report import report
+    from prefloop.workflows.runs import runs
 
 _HOME = {
     "init": "data",
@@ -43,7 +45,9 @@ __all__ = [
     "export",
     "label",
     "snapshot",
+    "report",
     "lineage",
+    "runs",
     "doctor",
 ]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from prefloop.cli.answer import Answer, facts
+from prefloop.cli.progress import rows_bar
 from prefloop.cli.streams import log
 from prefloop.cli.verb import WorkspaceOption, verb
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file or the id of a data set on the hub.")],
         kind: Annotated[
             str,
-            typer.Option("--as", metavar="KIND", help="comparisons, demonstrations or prompts."),
+            typer.Option("--as", metavar="KIND", help="comparisons, demonstrations, prompts, ...; see docs/import.md."),
         ],
         source_name: Annotated[
             str | None,
@@ -41,21 +41,11 @@ def register(app: typer.Typer) -> None:
         """
         import prefloop
 
-        result = prefloop.import_data(source, kind, workspace=workspace, source_name=source_name, licence=licence)
-        value: dict[str, Any] = {
-            "imported": result.imported,
-            "rejected": result.rejected,
-            "reasons": dict(result.reasons),
-            "rejects_file": result.rejects_file,
-            "ledger": result.ledger.as_dict(),
-        }
+        with rows_bar(f"import {source}") as advance:
+            result = prefloop.import_data(
+                source, kind, workspace=workspace, source_name=source_name, licence=licence, progress=advance
+            )
+        value = result.as_dict()
         if result.rejected:
             log(f"prefloop: warning: {result.rejected} rows were not imported; they are in {result.rejects_file}")
-        error = None
-        if not result.imported and result.rejected:
-            error = f"{source}: none of the {result.rejected} rows can be imported as {kind} ({result.ledger.words()})"
-
-        def show(console: Console) -> None:
-            console.print(facts({k: v for k, v in value.items() if k != "ledger"}))
-
-        return Answer(value, show, error, exit_code=2 if error else 0)
+        return Answer(value, lambda console: console.print(facts(value)))

@@ -31,7 +31,8 @@ def register(app: typer.Typer) -> None:
             ]
             console.print(table("Made from, nearest first", ["kind", "name", "hash", "parents"], rows))
             console.print()
-            console.print(facts({"answers": result["answers"]["count"], "annotators": result["annotators"]["count"]}))
-            console.print(facts({"of these simulated": result["annotators"]["simulated"]}))
+            machines = sum(1 for annotator in result["annotators"] if annotator["kind"] in ("simulated", "ai"))
+            who = f"{len(result['annotators'])}, {machines} of them machines"
+            console.print(facts({"answers": len(result["answers"]), "annotators": who}))
 
         return Answer(result, show)

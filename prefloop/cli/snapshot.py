@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
         round: Annotated[
             int | None, typer.Option("--round", help="Only the answers of this round.", show_default=False)
         ] = None,
+        min_answers: Annotated[int, typer.Option("--min-answers", min=1, help="Votes that a pair needs.")] = 1,
         max_dropped: Annotated[
             float, typer.Option("--max-dropped", min=0.0, max=1.0, help="Stop when a larger share would be dropped.")
         ] = 0.05,
@@ -47,14 +48,10 @@ def register(app: typer.Typer) -> None:
             name=name,
             test_share=test_share,
             round=round,
+            min_answers=min_answers,
             max_dropped=max_dropped,
             seed=seed,
             workspace=workspace,
         )
-        value = {
-            "artifact": result.artifact.path,
-            "rows": result.rows,
-            "hash": result.hash,
-            "ledger": result.ledger.as_dict(),
-        }
+        value = result.as_dict()
         return Answer(value, lambda console: console.print(facts(value)))

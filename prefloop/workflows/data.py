@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-IMPORT_KINDS = ("comparisons", "demonstrations", "prompts")
-SNAPSHOT_KINDS = ("comparisons", "demonstrations")
 FORMATS = ("trl-preference", "trl-unpaired", "trl-prompt-completion", "jsonl", "parquet")
 
 
@@ -45,18 +43,20 @@ def import_data(
     workspace: Place = None,
     source_name: str | None = None,
     licence: str | None = None,
+    progress: Callable[[int, float | None], None] | None = None,
 ) -> ImportResult:
     """Bring the rows of a file, or of a data set on the hub, into the store.
 
-    `kind` is comparisons, demonstrations or prompts. `source_name` and `licence` are kept with every row. Rows that
-    cannot be used are written to the result's `rejects_file` with their reasons; the good ones are kept. Importing
-    the same file again adds nothing.
+    `kind` is comparisons, demonstrations, prompts, ... (IMPORT_KINDS). `source_name` and `licence` are kept with every
+    row. Rows that cannot be used are written to the result's `rejects_file` with their reasons; the good ones are kept.
+    Importing the same file again adds nothing. `progress` is called with (rows read, share of the file or None).
 
-    Raises InputError for a missing file, an unknown kind or a file in no known format.
+    Raises InputError for a missing file, an unknown kind, a file in no known format or without one good row.
     """
+    from prefloop.snapshots.answer_rows import IMPORT_KINDS
     from prefloop.snapshots.importing import import_file
 
-    check_choice("--as", kind, IMPORT_KINDS)
+    check_choice("--as", kind, tuple(IMPORT_KINDS))
     place = workspace_at(workspace)
     with store_of(place) as store:
         return import_file(
@@ -66,6 +66,7 @@ def import_data(
             rejects_dir=place.root / "rejects",
             source_name=source_name,
             licence=licence,
+            progress=progress,
         )
 
 
@@ -99,18 +100,20 @@ def snapshot(
     name: str | None = None,
     test_share: float | None = None,
     round: int | None = None,
+    min_answers: int = 1,
     max_dropped: float = 0.05,
     seed: int = 0,
     workspace: Place = None,
 ) -> SnapshotResult:
     """Freeze the consensus of the answers into a data set that training reads.
 
-    `test_share` is the share of prompts held back (default: the workspace's); `round` keeps one round's answers only.
+    `test_share` is the share of prompts held back (default: the workspace's); `round` keeps one round's answers only; a
+    pair needs `min_answers` votes.
     Raises RunError when a larger share than `max_dropped` of the questions would be dropped.
     """
-    from prefloop.snapshots.build import build_snapshot
+    from prefloop.snapshots.build import KINDS, build_snapshot
 
-    check_choice("--as", kind, SNAPSHOT_KINDS)
+    check_choice("--as", kind, tuple(KINDS))
     place = workspace_at(workspace)
     with store_of(place) as store:
         return build_snapshot(
@@ -120,6 +123,7 @@ def snapshot(
             name or kind,
             test_share=place.settings.test_share if test_share is None else test_share,
             round=round,
+            min_answers=min_answers,
             max_dropped=max_dropped,
             seed=seed,
         )

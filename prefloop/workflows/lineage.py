@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prefloop.artifacts.folder import find_artifact
 from prefloop.artifacts.folder import lineage as artifact_chain
 from prefloop.errors import InputError
+from prefloop.snapshots.build import annotator_kind, snapshot_rows
 from prefloop.workflows.places import Place, workspace_or_none
 
 
@@ -18,7 +17,8 @@ def lineage(artifact: str | Path, *, workspace: Place = None) -> dict[str, Any]:
     """What `artifact` (a name, a hash or a folder) was made from.
 
     Returns `{"artifact": hash, "chain": [{"kind", "name", "hash", "path", "parents"}], "answers": [ids],
-    "annotators": [{"id", "kind", "answers"}], "simulated": bool}`, the chain nearest first. A parent that is not on
+    "annotators": [{"id", "kind", "rows"}], "simulated": bool}`, the chain nearest first; `kind` is people,
+    imported, simulated or ai, and `rows` counts the rows that an annotator had a part in. A parent that is not on
     disk is in the chain with `"missing": true`. Works without a workspace when `artifact` is a folder. Raises
     InputError when there is no such artifact.
     """
@@ -31,13 +31,13 @@ def lineage(artifact: str | Path, *, workspace: Place = None) -> dict[str, Any]:
     found = find_artifact(root, str(artifact))
     chain = artifact_chain(root, found)
     answers, given = answers_behind(chain)
-    annotators = [{"id": who, "kind": kind_of(who), "answers": n} for who, n in sorted(given.items())]
+    annotators = [{"id": who, "kind": annotator_kind(who), "rows": n} for who, n in sorted(given.items())]
     return {
         "artifact": found.hash,
         "chain": chain,
         "answers": sorted(answers),
         "annotators": annotators,
-        "simulated": any(annotator["kind"] != "person" for annotator in annotators),
+        "simulated": any(annotator["kind"] in ("simulated", "ai") for annotator in annotators),
     }
 
 
@@ -48,19 +48,6 @@ def answers_behind(chain: list[dict[str, Any]]) -> tuple[set[str], Counter[str]]
     for link in chain:
         if link.get("kind") == "snapshot":
             for row in snapshot_rows(Path(link["path"])):
-                answers.update(str(answer) for answer in row.get("answers", []))
-                given.update(str(who) for who in row.get("annotators", []))
+                answers.update(row["answers"])
+                given.update(row["annotators"])
     return answers, given
-
-
-def snapshot_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every row of a snapshot, train and test."""
-    for path in sorted(folder.glob("*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            yield from (json.loads(line) for line in file)
-
-
-def kind_of(annotator: str) -> str:
-    """person, simulated or ai: a machine's id says that it is one."""
-    before, colon, _ = annotator.partition(":")
-    return before if colon and before in ("simulated", "ai") else "person"
