@@ -138,7 +138,7 @@ def fail(given: Sequence[str], message: str, code: int, error: Exception | None 
     log(f"prefloop: {message}" if code == INTERRUPTED else f"prefloop: error: {message}")
     if "--json" in given:
         with contextlib.suppress(BrokenPipeError):
-            print(to_json({"error": message, "exit_code": code}), flush=True)  # noqa: T201 - the answer itself
+            print(to_json({"error": message, "exit_code": code}), flush=True)
     sys.exit(code)
 
 

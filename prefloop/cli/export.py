@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prefloop.cli.answer import Answer, plain
+from prefloop.cli.answer import Answer
 from prefloop.cli.verb import WorkspaceOption, verb
 
 
@@ -37,5 +37,5 @@ def register(app: typer.Typer) -> None:
         import prefloop
 
         result = prefloop.export(format, out, workspace=workspace, data=data)
-        value = plain(result)
+        value = result.as_dict()
         return Answer(value, lambda console: console.print(f"{value['rows']} rows in {value['out']}", markup=False))

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 Log = Callable[[str], None]
 
-FORMATS = ("trl-preference", "trl-unpaired", "trl-prompt-completion", "jsonl", "parquet")
-
 
 def init(directory: str | Path = ".") -> Workspace:
     """Make a workspace in `directory`: prefloop.yaml, the database, artifacts/. One that is there is left as it is.
@@ -134,6 +132,7 @@ def export(format: str, out: str | Path, *, workspace: Place = None, data: str |
 
     Raises InputError for an unknown format and where there is no snapshot.
     """
+    from prefloop.snapshots.export import FORMATS
     from prefloop.snapshots.export import export as write
 
     check_choice("--as", format, FORMATS)
