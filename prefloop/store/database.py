@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -33,6 +35,21 @@ WAL_IS_SAFE_FROM = (3, 51, 3)
 BUSY_SECONDS = 30.0
 """How long a transaction waits for another one before it gives up."""
 
+DISK_FULL = "53100"
+"""PostgreSQL's SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+MEANINGS = {
+    "disk is full": "the disk is full, and nothing of this change was written; free some space, then repeat it",
+    "readonly database": "the database cannot be written to; mend its permissions",
+    "read-only transaction": "the database cannot be written to: it is read-only",
+    "not a database": "this file is no SQLite database",
+    "malformed": "this SQLite database is damaged; restore a backup",
+    "unable to open database file": "the database cannot be opened; mend its path or permissions",
+    "disk I/O error": "the disk failed while the database was used, and nothing of this change was kept",
+    "database is locked": f"another program holds the database for more than {BUSY_SECONDS:g} seconds; close it",
+}
+"""What the databases say, and what it means for a person."""
+
 ADVISORY_LOCK = 0x70726566
 """PostgreSQL's application lock ("pref") under which answers get their numbers and migrations run."""
 
@@ -46,21 +63,29 @@ class Store:
         """`sqlite` or `postgresql`."""
         self.lock = lock
         self.lock_timeout = lock_timeout
+        self._here = threading.local()
         _open_stores.add(self)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One writing transaction: committed when the block ends, undone when it raises.
 
-        Raises RunError when the disk is full, the database is gone, or another process holds it for too long.
+        Raises RunError when the disk is full, the database is gone, or another process holds it for too long, and when
+        this thread is writing already (the inner transaction would wait for the outer one for ever).
         """
-        with (
-            self.lock.held(self.lock_timeout) if self.lock else nullcontext(),
-            _readable_errors(self),
-            self.engine.connect().execution_options(prefloop_writes=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        if getattr(self._here, "writing", False):
+            raise RunError("a writing transaction was begun within another one; finish the first one before")
+        self._here.writing = True
+        try:
+            with (
+                self.lock.held(self.lock_timeout) if self.lock else nullcontext(),
+                _readable_errors(self),
+                self.engine.connect().execution_options(prefloop_writes=True) as connection,
+                connection.begin(),
+            ):
+                yield connection
+        finally:
+            self._here.writing = False
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -161,24 +186,18 @@ def _open_sqlite(address: URL, lock_timeout: float) -> Store:
         raise InputError(f"the folder of the database does not exist: {path.parent}; make it or mend the URL")
     if path.is_dir():
         raise InputError(f"the database must be a file, got a folder: {path}")
-    engine = sa.create_engine(address, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    engine = sa.create_engine(
+        address, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, pool_size=8, max_overflow=32
+    )
     journal = "WAL" if sqlite3.sqlite_version_info >= WAL_IS_SAFE_FROM else "TRUNCATE"
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
-        cursor = connection.cursor()
-        # TRUNCATE and not DELETE: with FULL, SQLite syncs the truncated journal, so that a commit outlives a power cut.
-        mode = cursor.execute(f"PRAGMA journal_mode={journal}").fetchone()[0]
-        if mode.upper() != journal:
-            raise RunError(
-                f"SQLite {sqlite3.sqlite_version} cannot safely write this database in its {mode} mode ({path}); close "
-                f"every other program that has it open, or use SQLite {'.'.join(map(str, WAL_IS_SAFE_FROM))} or newer"
-            )
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA secure_delete=ON")  # an erased text leaves no bytes in freed pages
-        cursor.close()
+        try:
+            _set_up_sqlite(connection, journal, path)
+        except sqlite3.DatabaseError as error:
+            raise _explain_text(str(error), str(path)) or error from error
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -186,6 +205,19 @@ def _open_sqlite(address: URL, lock_timeout: float) -> Store:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return Store(engine, writer_lock(path), lock_timeout)
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, journal: str, path: Path) -> None:
+    # TRUNCATE and not DELETE: with FULL, SQLite syncs the truncated journal, so that a commit outlives a power cut.
+    mode = connection.execute(f"PRAGMA journal_mode={journal}").fetchone()[0]
+    if mode.upper() != journal:
+        raise RunError(
+            f"SQLite {sqlite3.sqlite_version} cannot safely write this database in its {mode} mode ({path}); close "
+            f"every other program that has it open, or use SQLite {'.'.join(map(str, WAL_IS_SAFE_FROM))} or newer"
+        )
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")  # an erased text leaves no bytes in freed pages
 
 
 def _open_postgresql(address: URL, lock_timeout: float) -> Store:
@@ -248,25 +280,19 @@ def _explain(store: Store, error: sa.exc.DBAPIError) -> PrefloopError | None:
     url = store.engine.url
     where = str(url.database) if store.dialect == "sqlite" else url.render_as_string(hide_password=True)
     said = str(error.orig).strip()
-    if url.password:
-        said = said.replace(str(url.password), "***")
+    for password in (url.password, quote(url.password or "", safe="")):
+        said = said.replace(password, "***") if password else said
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    if "database or disk is full" in said or sqlstate == "53100":
-        return RunError(
-            f"the disk is full: nothing of this change was written to {where}; free some space, then repeat it"
-        )
-    if "readonly database" in said or sqlstate == "25006":
-        return RunError(f"the database cannot be written to: {where}; mend its permissions")
-    if "not a database" in said or "malformed" in said:
-        return RunError(f"this is not a readable SQLite database: {where} ({said})")
-    if "unable to open database file" in said:
-        return RunError(f"the database cannot be opened: {where}; mend its path or permissions")
-    if "disk I/O error" in said:
-        return RunError(
-            f"the disk failed while the database was used: {where} ({said}); nothing of this change was kept"
-        )
-    if "database is locked" in said:
-        return RunError(f"another program holds the database for more than {BUSY_SECONDS:g} seconds: {where}")
-    if isinstance(error, sa.exc.OperationalError) and store.dialect == "postgresql":
+    if sqlstate == DISK_FULL:
+        said = "disk is full"
+    readable = _explain_text(said, where)
+    if readable is None and store.dialect == "postgresql" and isinstance(error, sa.exc.OperationalError):
         return RunError(f"PostgreSQL does not answer as it should at {where}: {said}")
+    return readable
+
+
+def _explain_text(said: str, where: str) -> PrefloopError | None:
+    for words, meaning in MEANINGS.items():
+        if words in said:
+            return RunError(f"{meaning}: {where}")
     return None
