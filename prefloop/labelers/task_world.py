@@ -494,12 +494,24 @@ def _spec_email(prompt: str, text: str) -> Task | None:
             named = [(piece.find(word), name) for word, name in _TOPIC_WORDS if re.search(rf"\b{word}", piece)]
             if named:
                 name = min(named)[1]
-                return Task(prompt, "email", email_spec(name))
+                return Task(prompt, "email", email_spec(name, _detail(prompt, name)))
     if not asked:
         return None
     noun = _AFTER_NOUN.split(asked[0])[0].strip(" .'-")
     head = noun.split()[-1]
     return Task(prompt, "email", {"topic": noun, "words": [noun, head], "detail": ""})
+
+
+_SENTENCE_END = re.compile(r"(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)[.?!](?:\s|$)| (?:as|in|by) an? e-?mail\b")
+_DETAIL = re.compile(r" (?:for|from|about|on|of|until|in|to|with|at|next) ")
+
+
+def _detail(prompt: str, topic: str) -> str:
+    """What a prompt says further about its topic, ` with Dr. Reed`, or nothing when that cannot be told."""
+    one_line = " ".join(prompt.split())
+    match = re.search(rf"\b{topic}(?= )", one_line, re.IGNORECASE)
+    rest = _SENTENCE_END.split(one_line[match.end() :])[0] if match else ""
+    return rest if _DETAIL.match(rest) and len(rest.split()) <= 12 else ""
 
 
 def _spec_sum(prompt: str, text: str) -> Task | None:
