@@ -164,7 +164,7 @@ def _start(binaries: Path, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _reachable(binaries: Path, folder: Path) -> Path:
-    """The binaries, copied when the unprivileged user cannot run them where they are (a virtual environment in /root)."""
+    """The binaries, or a copy when the unprivileged user cannot run them where they are (say, in root's home)."""
     try:
         subprocess.run([binaries / "initdb", "--version"], check=True, capture_output=True, timeout=30, **_as_user())  # type: ignore[call-overload]
     except (OSError, subprocess.SubprocessError):

@@ -180,13 +180,8 @@ def correct(
         if newer is not None:
             raise InputError(f"answer {answer_id} was corrected already; correct {newer} instead")
         validate_value(old.kind, value, old.presented_order)
-        row = new_answer_row(
-            old.question_id,
-            annotator,
-            len(_said(connection, [annotator], [old.question_id])),
-            value,
-            old.presented_order,
-        )
+        ordinal = len(_said(connection, [annotator], [old.question_id])[annotator, old.question_id])
+        row = new_answer_row(old.question_id, annotator, ordinal, value, old.presented_order)
         slot = _slot_of_correction(connection, old, row["skipped"], now)
         late = old.late or (old.skipped and not row["skipped"] and slot is None and old.overlap > 0)
         connection.execute(
