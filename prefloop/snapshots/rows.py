@@ -192,9 +192,24 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+@contextmanager
+def _as_text(data: BinaryIO, errors: str, newline: str | None = None) -> Iterator[IO[str]]:
+    """`data` decoded, and given back open: whoever opened it closes it."""
+    text = io.TextIOWrapper(cast(IO[bytes], data), encoding="utf-8-sig", errors=errors, newline=newline)
+    try:
+        yield text
+    finally:
+        if not data.closed:
+            text.detach()
+
+
 def _json_array(data: BinaryIO) -> Iterator[tuple[int, Any]]:
     """One element at a time. After a broken element the rest cannot be told apart and is one Reject."""
-    text = io.TextIOWrapper(cast(IO[bytes], data), encoding="utf-8-sig", errors="surrogatepass")
+    with _as_text(data, "surrogatepass") as text:
+        yield from _elements(text)
+
+
+def _elements(text: IO[str]) -> Iterator[tuple[int, Any]]:
     decoder = json.JSONDecoder(parse_constant=_no_constant)
     step = 1 << 16
     number = 0
@@ -233,7 +248,11 @@ def _json_array(data: BinaryIO) -> Iterator[tuple[int, Any]]:
 def _csv_rows(data: BinaryIO) -> Iterator[tuple[int, Any]]:
     """The first line names the columns. A cell that holds JSON messages (`[{"role": ...`) is read as such."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW))
-    text = io.TextIOWrapper(cast(IO[bytes], data), encoding="utf-8-sig", errors="surrogateescape", newline="")
+    with _as_text(data, "surrogateescape", newline="") as text:
+        yield from _cells(text)
+
+
+def _cells(text: IO[str]) -> Iterator[tuple[int, Any]]:
     reader = csv.reader(text)
     names: list[str] | None = None
     while True:
@@ -340,6 +359,8 @@ def defect(row: Any) -> Reject | None:
                 return Reject("malformed", f"nested beyond {MAX_DEPTH} levels")
             stack.extend((inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value))
             if isinstance(value, dict):
+                if not all(isinstance(key, str) for key in value):
+                    return Reject("malformed", "a column's name is text")
                 stack.extend((key, depth + 1) for key in value)
         elif isinstance(value, float):
             if not math.isfinite(value):
