@@ -48,6 +48,15 @@ class Server:
     def url(self, database: str) -> str:
         return f"postgresql://{self.user}@/{database}?host={quote(str(self.sockets), safe='')}"
 
+    def create(self, template: str = "template0") -> str:
+        """The name of a new database."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'")
+        return name
+
+    def drop(self, name: str) -> None:
+        self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
     def execute(self, statement: str) -> None:
         import psycopg
 
@@ -82,10 +91,9 @@ def postgresql_server() -> Iterator[Server]:
 @pytest.fixture
 def postgresql_url(postgresql_server: Server) -> Iterator[str]:
     """The address of an empty database that is dropped after the test."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    postgresql_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    name = postgresql_server.create()
     yield postgresql_server.url(name)
-    postgresql_server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    postgresql_server.drop(name)
 
 
 def _found_servers() -> Iterator[Path]:
