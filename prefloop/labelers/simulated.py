@@ -1,9 +1,10 @@
 """Simulated people: the B-Pref teachers, in front of texts. Lee et al. 2021, https://arxiv.org/abs/2111.03026
 
 What a person makes of a completion is its graded checker score (0..1), so partial credit counts. From two scores
-comes an answer by B-Pref's steps, in B-Pref's order: skip when both are too bad; choose by Boltzmann (or argmax when skill is -1);
-flip by mistake; and where the scores are all but equal, a tie overwrites. Biases towards the first place and the
-longer text are added to the logit. Thresholds are plain score differences; nothing multiplies them a second time.
+comes an answer by B-Pref's steps, in B-Pref's order: skip when both are too bad; choose by Boltzmann (or argmax when
+skill is -1); flip by mistake; and where the scores are all but equal, a tie overwrites. Biases towards the first
+place and the longer text are added to the logit. Thresholds are plain score differences; nothing multiplies them a
+second time.
 
 They answer through the same `lease` and `submit` as people do, and their ids begin with `simulated:`.
 """

@@ -38,6 +38,7 @@ from prefloop.labelers.task_words import (
     RECIPIENTS,
     TOPICS,
     Function,
+    Topic,
     camel,
     fill,
     full_name,
@@ -356,10 +357,10 @@ _NAMES = 40
 
 
 def _write_email(task: Task, rng: Random, flawed: bool) -> str:
-    topic = TOPICS[task.spec["topic"]]
+    topic = TOPICS.get(task.spec["topic"]) or _other_topic(task)
     # The commonest omission is the last part: a policy that copies the usual demonstrator then stops too early.
     flaw = pick(rng, ("closing",) * 17 + ("polite", "subject", "greeting")) if flawed else ""
-    slot = task.spec.get("detail") or (pick(rng, topic.slots) if rng.random() < 0.2 else "")
+    slot = task.spec.get("detail") or (pick(rng, topic.slots) if topic.slots and rng.random() < 0.2 else "")
     detail = pick(rng, topic.details)
     if flaw == "polite":
         body = f"{pick(rng, ('I want {asked}{slot}.', 'Give me {asked}{slot}.', 'I need {asked}{slot} now.'))} {detail}"
@@ -375,6 +376,14 @@ def _write_email(task: Task, rng: Random, flawed: bool) -> str:
     ]
     missing = {"subject": 0, "greeting": 1, "closing": 3}.get(flaw)
     return "\n\n".join(part for i, part in enumerate(parts) if i != missing)
+
+
+def _other_topic(task: Task) -> Topic:
+    """A topic that the task world has no vocabulary for, with the article that the prompt gives it."""
+    name = str(task.spec["topic"])
+    match = re.search(rf"(?i)\b(?:an?|the|my|some|your) +{re.escape(name)}", task.prompt)
+    details = ("It would help me a lot.", "I have waited for {years} days.", "It is important to me.")
+    return Topic(name, match.group().lower() if match else name, (), details)
 
 
 def _write_sum(task: Task, rng: Random, flawed: bool) -> str:
@@ -502,7 +511,7 @@ def _spec_email(prompt: str, text: str) -> Task | None:
     return Task(prompt, "email", {"topic": noun, "words": [noun, head], "detail": ""})
 
 
-_SENTENCE_END = re.compile(r"(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)[.?!](?:\s|$)| (?:as|in|by) an? e-?mail\b")
+_SENTENCE_END = re.compile(r"(?<!\bDr)(?<!\bMr)(?<!\bMs)(?<!\bMrs)[.?!](?:\s|$)|,| (?:as|in|by) an? e-?mail\b")
 _DETAIL = re.compile(r" (?:for|from|about|on|of|until|in|to|with|at|next) ")
 
 
@@ -517,6 +526,8 @@ def _detail(prompt: str, topic: str) -> str:
 def _spec_sum(prompt: str, text: str) -> Task | None:
     for value, word in enumerate(_NUMBER_WORDS):
         text = re.sub(rf"\b{word}\b", str(value), text)
+    if len(re.findall(r"\d\s*[-+*/x×÷]\s*(?=\d)", text)) > 1:
+        return None  # a longer expression than this world has
     if match := _INFIX.search(text):
         sign = match.group(2)
         op = (

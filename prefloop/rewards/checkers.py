@@ -227,26 +227,45 @@ IDEAS: dict[str, Idea] = {
     "multiply": Idea(
         (((3, 4), 12), ((-2, 7), -14), ((0, 9), 0), ((12, 11), 132)), rf"{_V} \* {_V}", "multipl|product", ("Mult", "*")
     ),
-    "max": Idea((((3, 8), 8), ((9, 2), 9), ((-5, -1), -1), ((4, 4), 4)), r"Math\.max\(|>=?", "larg|max|great|big"),
-    "min": Idea((((3, 8), 3), ((9, 2), 2), ((-5, -1), -5), ((4, 4), 4)), r"Math\.min\(|<=?", "small|min|less"),
+    "max": Idea(
+        (((3, 8), 8), ((9, 2), 9), ((-5, -1), -1), ((4, 4), 4)),
+        r"Math\.max\(|(\w+) >=? (\w+) \? \1 : \2|(\w+) <=? (\w+) \? \4 : \3|if \((\w+) >=? \w+\) ?\{? ?return \5|"
+        r"if \(\w+ <=? (\w+)\) ?\{? ?return \6",
+        "larg|max|great|big",
+    ),
+    "min": Idea(
+        (((3, 8), 3), ((9, 2), 2), ((-5, -1), -5), ((4, 4), 4)),
+        r"Math\.min\(|(\w+) <=? (\w+) \? \1 : \2|(\w+) >=? (\w+) \? \4 : \3|if \((\w+) <=? \w+\) ?\{? ?return \5|"
+        r"if \(\w+ >=? (\w+)\) ?\{? ?return \6",
+        "small|min|less",
+    ),
     "square": Idea((((5,), 25), ((-3,), 9), ((0,), 0), ((12,), 144)), r"(\w+) \* \1\b|Math\.pow\(\w+, 2", "square"),
-    "is_even": Idea((((4,), True), ((7,), False), ((0,), True), ((-3,), False)), r"% 2 [=!]= [01]|& 1", "even"),
-    "absolute": Idea((((5,), 5), ((-3,), 3), ((0,), 0), ((-12,), 12)), r"Math\.abs\(|[<>]=? 0", "absolute"),
+    "is_even": Idea(
+        (((4,), True), ((7,), False), ((0,), True), ((-3,), False)), r"% 2 (?:== 0|!= 1)|& 1\) == 0", "even"
+    ),
+    "absolute": Idea(
+        (((5,), 5), ((-3,), 3), ((0,), 0), ((-12,), 12)),
+        r"Math\.abs\(|(\w+) <=? 0 \? - ?\1 : \1|(\w+) >=? 0 \? \2 : - ?\2|if \((\w+) <=? 0\) ?\{? ?return - ?\3|"
+        r"if \((\w+) >=? 0\) ?\{? ?return \4",
+        "absolute",
+    ),
     "double": Idea(
         (((5,), 10), ((-3,), -6), ((0,), 0), ((12,), 24)), r"\* 2\b|2 \*|(\w+) \+ \1\b|<< 1", "doubl|twice|two"
     ),
     "sum_list": Idea(
         ((([1, 2, 3],), 6), (([-1, 5],), 4), (([7],), 7), (([10, 20, 30, 40],), 100)),
-        r"\+= |\.sum\(|\+ ",
+        r"\+= |\.sum\(|(\w+) = \1 \+ ",
         "sum|add|total",
     ),
     "reverse": Idea(
         ((("abc",), "cba"), (("level up",), "pu level"), (("x",), "x")), r"\.reverse\(\)|charAt\(", "revers|backward"
     ),
-    "length": Idea(((("hello",), 5), (("",), 0), (("a b c",), 5)), r"\.length\(\)", "length|character|long"),
+    "length": Idea(((("hello",), 5), (("",), 0), (("a b c",), 5)), r"return \w+\.length\(\)", "length|character|long"),
     "factorial": Idea((((0,), 1), ((1,), 1), ((4,), 24), ((6,), 720)), r"\w+ \* \w+|\*= \w+", "factorial"),
     "cube": Idea((((2,), 8), ((-3,), -27), ((0,), 0)), r"(\w+) \* \1 \* \1\b|Math\.pow\(\w+, 3", "cube"),
-    "negate": Idea((((5,), -5), ((-3,), 3), ((0,), 0)), r"-\w+|0 - |\* -1|-1 \*", "negat|sign|minus"),
+    "negate": Idea(
+        (((5,), -5), ((-3,), 3), ((0,), 0)), r"return \(?- ?\w+|0 - |\* \(?- ?1|- ?1 \*", "negat|sign|minus"
+    ),
     "remainder": Idea((((7, 3), 1), ((9, 3), 0), ((10, 4), 2)), rf"{_V} % {_V}", "remainder|modul|divi", ("Mod", "%")),
 }
 LANGUAGES = ("python", "java")
@@ -379,7 +398,8 @@ def java_structure(written: Written) -> bool:
     statements = [line.strip() for line in code.split("\n") if line.strip()]
     if any(line.startswith(("return", "int ", "System.")) and line[-1] not in ";{" for line in statements):
         return False
-    spaced = re.sub(r"\s+", " ", re.sub(r"\s*([+*/%<>=!]=?|<<)\s*", r" \1 ", code))
+    spaced = re.sub(r"\s*(<<|[+*/%<>=!]=?|[?:])\s*|(?<=[\w)])\s*(-)\s*(?=[\w(])", r" \1\2 ", code)
+    spaced = re.sub(r"\s+", " ", spaced)
     arity = len(written.idea.cases[0][0])
     for match in re.finditer(r"\b[\w\[\]<>]+ (\w+) ?\(([^()]*)\) ?(?:throws \w+ )?\{", spaced):
         name, parameters = match.groups()
