@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 from prefloop.artifacts.folder import MANIFEST, read_artifact
 from prefloop.errors import InputError
 from prefloop.records import Comparison, Demonstration, Ledger, Messages, split_of
-from prefloop.snapshots.rows import Progress, Reject, defect, read_rows, shown
+from prefloop.snapshots.rows import PACKINGS, SUFFIXES, Progress, Reject, defect, read_rows, shown
 
 __all__ = [
     "DIVERGES",
@@ -381,7 +381,8 @@ def _load(
                 ledger.drop("other split")
             else:
                 result.append(noun)
-    nothing_usable(str(path), ledger, first_problem)
+    if ledger.rows or not (decided and split):  # a snapshot of a few prompts may have an empty side
+        nothing_usable(str(path), ledger, first_problem)
     if ledger.defective > max_dropped * ledger.rows:  # a split that happens to be empty is no error
         ledger.check(max_dropped, str(path))
     return result, ledger
@@ -411,8 +412,11 @@ def _files(path: str | Path, split: Split | None) -> tuple[list[str | Path], boo
         artifact = read_artifact(folder)
         if artifact.kind != "snapshot":
             raise InputError(f"{folder} is a {artifact.kind}; data are read from a snapshot or a file of rows")
-    wanted = (split,) if split is not None else ("train", "test")
-    files: list[str | Path] = [folder / f"{name}.jsonl" for name in wanted if (folder / f"{name}.jsonl").is_file()]
+    endings = [suffix + packing for suffix in SUFFIXES for packing in PACKINGS]
+    files: list[str | Path] = []
+    for name in (split,) if split is not None else ("train", "test"):
+        found = [folder / f"{name}{ending}" for ending in endings if (folder / f"{name}{ending}").is_file()]
+        files.extend(found[:1])
     if not files:
-        raise InputError(f"{folder} is no snapshot: it has no {' or '.join(f'{name}.jsonl' for name in wanted)}")
+        raise InputError(f"{folder} is no snapshot: it has no {split or 'train'}.jsonl, .json, .csv or .parquet")
     return files, True

@@ -31,6 +31,7 @@ Progress = Callable[[int, float | None], None]
 """Called now and then with (rows read so far, share of the file read 0..1 or None where that is not known)."""
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+PACKINGS = ("", ".gz", ".xz")
 MAX_ROW = 16 * 1024 * 1024
 """Bytes; a longer line is rejected, so that one endless line cannot fill the memory."""
 MAX_DEPTH = 24

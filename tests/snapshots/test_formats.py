@@ -326,15 +326,17 @@ def test_a_plain_folder_of_splits_is_read_and_any_other_folder_is_not(tmp_path: 
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     assert len(load_comparisons(tmp_path)[0]) == 5
     assert [d.completion for d in load_demonstrations(tmp_path, split="test")[0]] == ["good 0", "good 1"]
-    with pytest.raises(InputError, match=r"no snapshot: it has no train\.jsonl or test\.jsonl"):
+    (tmp_path / "test.jsonl").write_text("")
+    assert load_comparisons(tmp_path, split="test")[0] == []
+    with pytest.raises(InputError, match=r"no snapshot: it has no train\.jsonl"):
         load_comparisons(tmp_path / "..")
 
 
 def test_anthropics_file(data_dir: Path) -> None:
     path = data_dir / "preferences" / "hh_rlhf.jsonl.gz"
-    started = time.monotonic()
+    started = time.process_time()
     found, ledger = load_comparisons(path)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     assert ledger.as_dict() == {
         "rows": 4637,
         "used": 4615,
