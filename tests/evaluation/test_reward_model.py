@@ -31,13 +31,13 @@ def test_ece_by_hand():
 
 def test_overconfident_scores_are_told_apart_from_chance_and_mended():
     rng = np.random.default_rng(0)
-    d = rng.normal(size=4000)
-    better = rng.random(4000) < 1 / (1 + np.exp(-d))
-    got = evaluate_scores(3 * np.where(better, d, -d), np.zeros(4000), np.arange(4000).tolist(), temperature=True)
-    assert got["ece"] == pytest.approx(0.150, abs=0.02)
+    d = rng.normal(scale=1.5, size=20_000)
+    better = rng.random(20_000) < 1 / (1 + np.exp(-d))
+    got = evaluate_scores(3 * np.where(better, d, -d), np.zeros(20_000), np.arange(20_000).tolist(), temperature=True)
+    assert got["ece"] == pytest.approx(0.150, abs=0.01)
     assert got["expected_ece"] < got["expected_ece_high"] < 0.03
-    assert got["temperature"] == pytest.approx(3.0, rel=0.1)
-    assert got["ece_after_temperature"] < 0.04
+    assert got["temperature"] == pytest.approx(3.0, rel=0.05)
+    assert got["ece_after_temperature"] < 0.015
 
 
 def test_a_calibrated_model_is_within_what_chance_allows():

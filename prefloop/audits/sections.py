@@ -1,0 +1,569 @@
+"""What each section of a report shows, from stored results: None or nothing where nothing is stored."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from prefloop.audits import charts
+from prefloop.audits.wording import NOT_MEASURED, Figure, count, duration, figure, measured, number, percent
+
+Data = Mapping[str, Any]
+
+MODELS = {
+    "base": ("Base model", "Before: it has only read text."),
+    "sft": ("After demonstrations (SFT)", "It has imitated good answers."),
+    "policy": ("After practice (PPO)", "It has practised against the learned reward."),
+    "dpo": ("With DPO instead", "It has learned from the comparisons without a reward model."),
+    "round2": ("After round 2", "Its own new answers were compared, and it has learned again."),
+}
+LOOKS = {"base": "base", "sft": "sft", "policy": "policy", "dpo": "dpo", "round2": "policy"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One chart of the PPO run: the logged metric, and what it means to someone who has never seen one."""
+
+    key: str
+    metric: str
+    title: str
+    about: str
+    from_zero: bool = True
+
+
+PPO_CURVES = (
+    Curve(
+        "ppo-reward", "objective/scores", "Reward", "What the reward model gives its answers. It should rise.", False
+    ),
+    Curve(
+        "ppo-kl",
+        "objective/kl",
+        "Distance from where it started",
+        "KL to the model it started from, in nats per answer. A penalty keeps it moderate, so that it does not drift"
+        " into tricks that only please the reward model.",
+    ),
+    Curve(
+        "ppo-length",
+        "length",
+        "Length of its answers",
+        "In tokens. If the reward simply liked long answers, this would climb without end.",
+    ),
+    Curve(
+        "ppo-entropy",
+        "objective/entropy",
+        "Variety",
+        "Entropy: how open the choice of words still is. At zero the model would always say the same.",
+    ),
+)
+LOSS_CHARTS = {
+    "sft": ("Learning to imitate", "How surprised the model is by good answers (loss). The held-out line counts."),
+    "reward_model": ("Learning what people prefer", "Loss of the reward model on comparisons."),
+    "dpo": ("Learning from comparisons directly", "Loss of DPO on the same comparisons."),
+}
+
+
+def meta(d: Data) -> list[str]:
+    """When and with what the page's results were made, as short phrases."""
+    known = [words(d.get("created"))]
+    if measured(d.get("seconds")) is not None:
+        known.append(f"took {duration(d['seconds'])}")
+    known += [
+        f"{name} {words(d[key])}" for key, name in (("version", "prefloop"), ("seed", "seed")) if words(d.get(key))
+    ]
+    return [words for words in known if words]
+
+
+def simulated(d: Data) -> Literal["all", "some", "none"]:
+    """Whether the people were simulated: as declared, or as the data sets say themselves. A machine is never hidden."""
+    counts: Counter[str] = Counter()
+    for entry in map(_mapping, _list(d.get("data"))):
+        for who, n in _mapping(entry.get("annotators")).items():
+            counts[who] += int(measured(n) or 0)
+    if d.get("simulated") is not True and not counts["simulated"]:
+        return "none"
+    return "some" if sum(counts.values()) > counts["simulated"] else "all"
+
+
+def is_a_loop(d: Data) -> bool:
+    """Whether the page tells of a whole loop and should explain it first."""
+    return bool(_list(d.get("shows")) or _mapping(d.get("gold")))
+
+
+def cards(d: Data) -> list[dict[str, str]]:
+    """The few numbers to remember, only those that were stored."""
+    cards = []
+    gold = {name: figure(value) for name, value in _mapping(d.get("gold")).items()}
+    after, before, imitation = gold.get("policy"), gold.get("base"), gold.get("sft")
+    if after:
+        middle = f" After demonstrations alone: {imitation.percent}." if imitation else ""
+        cards.append(
+            {
+                "name": "Tasks solved",
+                "was": before.percent if before else "",
+                "figure": after.percent,
+                "words": f"of new tasks pass an automatic check.{middle}",
+                "note": after.note,
+            }
+        )
+    if won := figure(d.get("win_rate")):
+        cards.append(
+            {
+                "name": "Preferred",
+                "was": "",
+                "figure": won.percent,
+                "words": f"of blind comparisons go to the policy against {_against(d['win_rate'])}."
+                " 50% would mean no difference.",
+                "note": won.note,
+            }
+        )
+    if right := figure(d.get("reward_model"), "accuracy"):
+        cards.append(
+            {
+                "name": "Reward model",
+                "was": "",
+                "figure": right.percent,
+                "words": "of comparisons it has never seen are predicted as people answered them. Guessing gives 50%.",
+                "note": right.note,
+            }
+        )
+    if cards and measured(d.get("seconds")) is not None:
+        machine = _mapping(d.get("machine"))
+        where = ", ".join(f"{name}: {words(value)}" for name, value in machine.items() if words(value))
+        cards.append(
+            {
+                "name": "Time",
+                "was": "",
+                "figure": duration(d["seconds"]),
+                "words": "for everything on this page.",
+                "note": where,
+            }
+        )
+    return cards
+
+
+def metrics(d: Data) -> list[dict[str, str]]:
+    """Any further stored numbers, by name."""
+    known = [(name, value, figure(value)) for name, value in _mapping(d.get("metrics")).items()]
+    return [
+        {
+            "name": name,
+            "value": number(shown.value),
+            "interval": f"{number(shown.low)} to {number(shown.high)}" if shown.low is not None else "",
+            "n": "" if shown.n is None else count(shown.n),
+        }
+        for name, _, shown in known
+        if shown is not None
+    ]
+
+
+def notes(d: Data) -> list[str]:
+    """What a reader should know about the limits of these results."""
+    return [words(note) for note in _list(d.get("notes")) if words(note)]
+
+
+def facts(d: Data) -> dict[str, str]:
+    """What this run stored about each step of the loop, in a few words; "" where nothing is stored."""
+    rows = [row for row in map(_mapping, _list(d.get("data"))) if measured(row.get("rows")) is not None]
+
+    def asked(kind: str) -> str:
+        counts = [row["rows"] for row in rows if str(row.get("kind", "")).startswith(kind)]
+        return f"{count(sum(counts))} {kind}s" if counts else ""
+
+    right = figure(d.get("reward_model"), "accuracy")
+    rounds = {row.get("round") for row in rows if measured(row.get("round")) is not None}
+    return {
+        "demonstrations": asked("demonstration"),
+        "comparisons": asked("comparison"),
+        "reward_model": f"right on {right.percent} of unseen comparisons" if right else "",
+        "rounds": f"{len(rounds)} rounds in this report" if len(rounds) > 1 else "",
+    }
+
+
+def shows(d: Data) -> list[dict[str, Any]]:
+    """Each show prompt with the answers of the models that were asked, before first."""
+    found = []
+    for show in map(_mapping, _list(d.get("shows"))):
+        answers, passed = _mapping(show.get("answers")), _mapping(show.get("passed"))
+        known = [
+            {
+                "key": key,
+                "name": name,
+                "about": about,
+                "pieces": pieces(answers[key]),
+                "passed": passed.get(key) if isinstance(passed.get(key), bool) else None,
+            }
+            for key, (name, about) in MODELS.items()
+            if isinstance(answers.get(key), str)
+        ]
+        if known:
+            found.append({"prompt": words(show.get("prompt")), "answers": known})
+    return found
+
+
+def pieces(text: str) -> list[tuple[str, str]]:
+    """An answer as ("text" | "code", words) in order: lines between ``` are code. Blank pieces fall away."""
+    found: list[tuple[str, str]] = []
+    kind, lines = "text", list[str]()
+    for line in text.split("\n"):
+        if line.lstrip().startswith("```"):
+            found.append((kind, "\n".join(lines)))
+            kind, lines = ("code" if kind == "text" else "text"), []
+        else:
+            lines.append(line)
+    found.append((kind, "\n".join(lines)))
+    return [(k, part.strip("\n")) for k, part in found if part.strip()]
+
+
+def gold(d: Data) -> list[dict[str, Any]]:
+    """Pass rates: one panel for all tasks and one for each family, one row per model."""
+    models = {key: _mapping(value) for key, value in _mapping(d.get("gold")).items() if key in MODELS}
+    families = list(dict.fromkeys(name for value in models.values() for name in _mapping(value.get("families"))))
+    panels = []
+    for title, pick in [("All tasks", None), *((name, name) for name in families)]:
+        rows = [
+            _row(MODELS[key][0], value if pick is None else _mapping(value.get("families")).get(pick), LOOKS[key])
+            for key, value in sorted(models.items(), key=lambda item: list(MODELS).index(item[0]))
+        ]
+        if known := [row for row in rows if row]:
+            panels.append({"title": _heading(title), "rows": known})
+    return panels
+
+
+def wins(d: Data) -> dict[str, Any] | None:
+    """Win rates with what their intervals allow to say."""
+    rows = []
+    for key, name, look in (
+        ("win_rate", "PPO", "policy"),
+        ("dpo_win_rate", "DPO", "dpo"),
+        ("round2_win_rate", "Second round", "policy"),
+    ):
+        value = _mapping(d.get(key))
+        if row := _row("won", value, look, even=0.5):
+            row |= {
+                "title": f"{name} against {_against(value)}",
+                "ties": measured(value.get("ties")),
+                "consistency": measured(value.get("consistency")),
+            }
+            rows.append(row | {"verdict": _verdict(row["figure"])})
+    return {"rows": rows} if rows else None
+
+
+def reward_model(d: Data) -> dict[str, Any] | None:
+    """Accuracy beside chance, people and floors; calibration beside what chance allows at this n."""
+    value = _mapping(d.get("reward_model"))
+    right = figure(value, "accuracy")
+    if right is None:
+        return None
+    ceiling = _mapping(value.get("human_ceiling"))
+    compared = [
+        _row(
+            "Reward model",
+            {"value": right.value, "low": right.low, "high": right.high, "n": right.n},
+            "policy",
+            even=0.5,
+        ),
+        _row(
+            "Two people agree",
+            ceiling if "value" in ceiling else {**ceiling, "value": ceiling.get("accuracy")},
+            "sft",
+            0.5,
+        ),
+        *(_row(name, floor, "base", 0.5) for name, floor in _mapping(value.get("floors")).items()),
+    ]
+    length = _mapping(value.get("length"))
+    compared.append(_row("Always the longer one", length.get("longer_wins"), "base", 0.5))
+    slices = [
+        _row(name, share, "policy", 0.5)
+        for column in _mapping(value.get("slices")).values()
+        for name, share in _mapping(column).items()
+    ]
+    bins = [row for row in map(_mapping, _list(value.get("reliability"))) if _is_a_bin(row)]
+    ece, expected = measured(value.get("ece")), measured(value.get("expected_ece"))
+    return {
+        "rows": [row for row in compared if row],
+        "ceiling_source": words(ceiling.get("source")),
+        "slices": [row for row in slices if row],
+        "ece": ece,
+        "expected": expected,
+        "by_chance": _within_chance(ece, measured(value.get("expected_ece_high"))),
+        "temperature": measured(value.get("temperature")),
+        "prefers_longer": measured(length.get("model_prefers_longer")),
+        "n": sum(int(row["n"]) for row in bins),
+        "chart": charts.reliability_chart(
+            "reliability",
+            "How sure the reward model was, and how often it was right",
+            "; ".join(
+                f"{row['confidence']:.0%} sure: {row['accuracy']:.0%} right, n = {int(row['n'])}" for row in bins
+            ),
+            bins,
+        )
+        if bins
+        else None,
+    }
+
+
+def training(d: Data) -> list[dict[str, Any]]:
+    """Groups of charts, one for each logged metric with at least two points."""
+    logged = {
+        stage: [r for r in map(_mapping, _list(rows)) if r] for stage, rows in _mapping(d.get("training")).items()
+    }
+    groups = []
+    ppo, breaks = _in_one_line(logged.get("ppo", []))
+    drawn = []
+    for curve in PPO_CURVES:
+        line = charts.Line("policy", "policy", [part for rows in ppo if (part := _points(rows, curve.metric))])
+        drawn += _drawn(curve.key, curve.title, curve.about, [line], from_zero=curve.from_zero, breaks=breaks)
+    if drawn:
+        groups.append({"title": "Practising against the reward model (PPO)", "charts": drawn})
+    drawn = []
+    for stage, (title, about) in LOSS_CHARTS.items():
+        rows, breaks = _in_one_line(logged.get(stage, []))
+        lines = [
+            charts.Line(name, look, [part for part in (_points(r, metric) for r in rows) if part])
+            for name, metric, look in (("training", "loss", "base"), ("held out", "eval_loss", "policy"))
+        ]
+        drawn += _drawn(f"{stage}-loss", title, about, lines, from_zero=False, breaks=breaks)
+    if drawn:
+        groups.append({"title": "The other lessons" if groups else "How the loss fell or rose", "charts": drawn})
+    return groups
+
+
+def data(d: Data) -> dict[str, Any] | None:
+    """Each data set with who answered, its source, licence and hash, and the rows that were left out."""
+    rows: list[dict[str, Any]] = []
+    totals: dict[str, int] = {}
+    for entry in map(_mapping, _list(d.get("data"))):
+        if not entry:
+            continue
+        who = {name: int(n) for name, n in _mapping(entry.get("annotators")).items() if measured(n) is not None}
+        for name, n in who.items():
+            totals[name] = totals.get(name, 0) + n
+        rows.append(
+            {
+                "round": words(entry.get("round")),
+                "kind": words(entry.get("kind")) or NOT_MEASURED,
+                "rows": count(entry.get("rows")),
+                "who": ", ".join(f"{count(n)} {name}" for name, n in who.items()) or NOT_MEASURED,
+                "source": words(entry.get("source")),
+                "licence": words(entry.get("licence")),
+                "hash": words(entry.get("hash")),
+                **_ledger(_mapping(entry.get("ledger"))),
+            }
+        )
+    if not rows:
+        return None
+    shown = sorted(((name, n) for name, n in totals.items() if n > 0), key=lambda item: -item[1])
+    whole = sum(n for _, n in shown)
+    looks = {"simulated": "simulated", "person": "person", "imported": "imported"}
+    return {
+        "rows": rows,
+        "total": count(whole),
+        "who": [(name, count(n), percent(n / whole), looks.get(name, "other")) for name, n in shown],
+        "bar": charts.share_bar([(looks.get(name, "other"), n) for name, n in shown]) if shown else None,
+    }
+
+
+def _ledger(ledger: Data) -> dict[str, Any]:
+    """Rows that were left out and rows that were changed, each with its reason; None where no ledger is stored."""
+    dropped = ledger.get("dropped") if isinstance(ledger.get("dropped"), Mapping) else None
+    if dropped is None:
+        dropped = {k: n for k, n in ledger.items() if k not in ("rows", "used", "notes", "dropped")}
+    notes = _mapping(ledger.get("notes"))
+    return {
+        "dropped": [(k, count(n)) for k, n in dropped.items() if measured(n)] if ledger else None,
+        "noted": [(k, count(n)) for k, n in notes.items() if measured(n)],
+    }
+
+
+def people(d: Data) -> list[dict[str, Any]]:
+    """The profiles of those who answered."""
+    shares = ("skill", "position_bias", "length_bias", "mistake", "tie", "skip")
+    rows = [row for row in map(_mapping, _list(d.get("people"))) if words(row.get("profile"))]
+    columns = [name for name in shares if any(measured(row.get(name)) is not None for row in rows)]
+    return [
+        {
+            "name": words(row.get("profile")),
+            "about": words(row.get("description")),
+            "values": [(name.replace("_", " "), number(row.get(name))) for name in columns],
+            "answers": count(row.get("answers")),
+        }
+        for row in rows
+    ]
+
+
+def lineage(d: Data) -> list[dict[str, Any]]:
+    """Artifacts with their parents first; a parent that is not listed is shown by its hash."""
+    nodes = {words(n.get("hash")): n for n in map(_mapping, _list(d.get("lineage"))) if words(n.get("hash"))}
+    order: dict[str, None] = {}
+    for start in nodes:
+        stack = [start]
+        while stack:
+            parents = [p for p in map(words, _list(nodes[stack[-1]].get("parents"))) if p in nodes]
+            waiting = [p for p in parents if p not in order and p not in stack]  # the latter would be a circle
+            if waiting:
+                stack.append(waiting[0])
+            else:
+                order.setdefault(stack.pop())
+    number_of = {h: i + 1 for i, h in enumerate(order)}
+    rows = []
+    for h in order:
+        node, parents = nodes[h], [p for p in map(words, _list(nodes[h].get("parents"))) if p]
+        listed = sorted((number_of[p], words(nodes[p].get("name")) or p[:8]) for p in parents if p in number_of)
+        rows.append(
+            {
+                "number": number_of[h],
+                "kind": words(node.get("kind")).replace("_", " "),
+                "name": words(node.get("name")) or h[:8],
+                "hash": h,
+                "parents": listed,
+                "others": [p[:12] for p in parents if p not in number_of],
+            }
+        )
+    return rows
+
+
+def settings(d: Data) -> list[dict[str, Any]]:
+    """Everything needed to repeat the run, in groups of (name, value)."""
+    groups = []
+    timings = {k: duration(v) for k, v in _mapping(d.get("timings")).items()}
+    named = (
+        ("Time", timings),
+        ("Machine", d.get("machine")),
+        ("Seeds", d.get("seeds")),
+        ("Versions", d.get("versions")),
+    )
+    for title, value in named:
+        if rows := _flat(_mapping(value)):
+            groups.append({"title": title, "rows": rows})
+    chosen = _mapping(d.get("settings"))
+    loose = {k: v for k, v in chosen.items() if not isinstance(v, Mapping)}
+    for title, value in [("General", loose), *((k, v) for k, v in chosen.items() if isinstance(v, Mapping))]:
+        if rows := _flat(value):
+            groups.append({"title": _heading(title), "rows": rows})
+    return groups
+
+
+def _row(name: str, value: Any, look: str, even: float | None = None) -> dict[str, Any] | None:
+    shown = figure(value)
+    if shown is None or not 0 <= shown.value <= 1:
+        return None
+    return {"name": name, "figure": shown, "look": look, "track": charts.track(shown, look, even=even)}
+
+
+def _verdict(won: Figure) -> str:
+    if won.low is None or won.high is None:
+        return "No interval is stored, so chance cannot be ruled out."
+    if won.low > 0.5:
+        return "Its answers are preferred, and chance alone does not explain it: the interval lies above 50%."
+    if won.high < 0.5:
+        return "Its answers are preferred less often: the interval lies below 50%."
+    return "No clear difference: the interval includes 50%."
+
+
+def _within_chance(ece: float | None, high: float | None) -> str:
+    if ece is None or high is None:
+        return ""
+    return "within what chance alone would show" if ece <= high else "more than chance alone would show"
+
+
+def _against(value: Any) -> str:
+    name = words(_mapping(value).get("against")) or "the other model"
+    return {"sft": "the SFT model", "base": "the base model", "policy": "the PPO policy"}.get(name, name)
+
+
+def _in_one_line(rows: Sequence[Data]) -> tuple[list[list[Data]], dict[float, str]]:
+    """Rounds one after another on one axis of steps: rows per round with their steps moved, and where each begins."""
+    rounds: dict[str, list[Data]] = {}
+    for row in rows:
+        rounds.setdefault(words(row.get("round")), []).append(row)
+    parts: list[list[Data]] = []
+    breaks: dict[float, str] = {}
+    end = 0.0
+    for name, part in rounds.items():
+        steps = [s for s in (measured(row.get("step")) for row in part) if s is not None]
+        if not steps:
+            continue
+        move = end if parts and min(steps) <= end else 0.0
+        if parts:
+            breaks[end] = f"round {name}"
+        parts.append([{**row, "step": row["step"] + move} for row in part if measured(row.get("step")) is not None])
+        end = max(steps) + move
+    return parts, breaks
+
+
+def _points(rows: Iterable[Data], metric: str) -> list[charts.Point]:
+    known = ((measured(row.get("step")), measured(row.get(metric))) for row in rows)
+    return [(step, value) for step, value in known if step is not None and value is not None]
+
+
+def _drawn(
+    key: str, title: str, about: str, lines: Sequence[charts.Line], *, from_zero: bool, breaks: Mapping[float, str]
+) -> list[dict[str, Any]]:
+    """The chart of the lines that have at least two points, with its first and last stored values in words; or none."""
+    lines = [line for line in lines if sum(map(len, line.parts)) >= 2]
+    if not lines:
+        return []
+    if len(lines) == 1:
+        lines = [replace(lines[0], look="policy")]
+    ends = "; ".join(
+        f"{line.name + ': ' if len(lines) > 1 else ''}{number(line.parts[0][0][1])} at first, "
+        f"{number(line.parts[-1][-1][1])} at last"
+        for line in lines
+    )
+    chart = charts.line_chart(key, title, f"{about} {ends}.", lines, from_zero=from_zero, breaks=breaks)
+    legend = [(line.name, line.look) for line in lines] if len(lines) > 1 else []
+    return [{"title": title, "about": about, "ends": ends, "chart": chart, "legend": legend}]
+
+
+def _is_a_bin(row: Data) -> bool:
+    sure, right, n = (measured(row.get(k)) for k in ("confidence", "accuracy", "n"))
+    if sure is None or right is None or n is None:
+        return False
+    return 0.5 <= sure <= 1 and 0 <= right <= 1 and n >= 1
+
+
+def _flat(value: Data, prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, Mapping):
+            rows += _flat(inner, f"{name}.")
+        elif isinstance(inner, list):
+            rows.append((name, ", ".join(_plain(item) for item in inner)))
+        else:
+            rows.append((name, _plain(inner)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    """A setting as it was given: never rounded."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value == math.floor(value) and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)
+
+
+def words(value: Any) -> str:
+    """Something short and readable, or nothing."""
+    return "" if value is None or isinstance(value, (Mapping, list)) else str(value).strip()
+
+
+def _heading(name: str) -> str:
+    """A key as a heading: "reward_model" is Reward model, "ppo" is PPO."""
+    if name in ("sft", "ppo", "dpo"):
+        return name.upper()
+    return (name[:1].upper() + name[1:]).replace("_", " ")
+
+
+def _mapping(value: Any) -> Data:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
