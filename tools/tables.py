@@ -78,16 +78,14 @@ def options_table(verb: str) -> str:
     command = get_command(app).commands[verb]  # type: ignore[attr-defined]
     rows = []
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name in ("help", "as_json", "debug"):  # every verb has them
             continue
         option = parameter.param_type_name == "option"
         flag = option and getattr(parameter, "is_flag", False)
         shown = ", ".join(parameter.opts) if option else (parameter.metavar or parameter.name.upper())
         value = "" if flag or not option else f" {parameter.metavar or parameter.name.upper()}"
-        default = (
-            parameter.default if parameter.default not in (None, False) and not callable(parameter.default) else ""
-        )
-        default = "required" if parameter.required else f"`{default}`" if default != "" else ""
+        none = parameter.default is None or parameter.default is False or callable(parameter.default)
+        default = "required" if parameter.required else "" if none else f"`{parameter.default}`"
         rows.append((f"`{shown}{value}`", default, parameter.help or ""))
     return table(("option", "default", "meaning"), rows)
 

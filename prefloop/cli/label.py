@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from prefloop.cli.answer import Answer, facts
-from prefloop.cli.streams import log
+from prefloop.cli.progress import rows_bar
 from prefloop.cli.verb import SeedOption, WorkspaceOption, verb
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
 
-    @verb(app, "label", "prefloop label --by simulated:typical --limit 500")
+    @verb(app, "label", "prefloop label --by simulated:panel", "prefloop label --by simulated:careful --limit 500")
     def label(
         by: Annotated[
             str, typer.Option("--by", metavar="simulated:PROFILE", help="Who answers.")
@@ -25,11 +25,14 @@ def register(app: typer.Typer) -> None:
         seed: SeedOption = 0,
         workspace: WorkspaceOption = None,
     ) -> Answer:
-        """Answer the waiting questions with a simulated panel.
+        """Let simulated people answer the waiting questions.
 
-        The answers go through the same queue as people's, and are marked as simulated wherever they appear.
+        Their answers go through the same queue as people's, and are marked as simulated wherever they appear.
         """
         import prefloop
 
-        result = prefloop.label(by, limit=limit, seed=seed, workspace=workspace, log=log)
+        with rows_bar(f"answers by {by}") as advance:
+            result = prefloop.label(
+                by, limit=limit, seed=seed, workspace=workspace, progress=lambda done: advance(done, None)
+            )
         return Answer(result, lambda console: console.print(facts(result)))

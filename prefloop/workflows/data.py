@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from prefloop.snapshots.export import ExportResult
     from prefloop.snapshots.importing import ImportResult
 
-Log = Callable[[str], None]
-
 
 def init(directory: str | Path = ".") -> Workspace:
     """Make a workspace in `directory`: prefloop.yaml, the database, artifacts/. One that is there is left as it is.
@@ -69,26 +67,28 @@ def import_data(
 
 
 def label(
-    by: str = "simulated:typical",
+    by: str = "simulated:panel",
     *,
     limit: int | None = None,
     seed: int = 0,
     workspace: Place = None,
-    log: Log | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Let a simulated annotator or panel answer the waiting questions, marked as simulated.
+    """Let simulated people answer the waiting comparisons and demonstrations, marked as simulated.
 
-    `by` is `simulated:PROFILE`; `limit` is the largest number of answers. Raises InputError for an unknown profile.
+    `by` is `simulated:PROFILE`, or `simulated:panel` for one person of each profile; `limit` is the largest number of
+    answers; `progress` is called with their number so far. Returns `by`, `simulated`, `annotators`, `answers`,
+    `comparison`, `demonstration`, `skipped` and `ties`. Raises InputError for an unknown profile.
     """
     from prefloop.labelers.simulated import PROFILES
     from prefloop.labelers.simulated import label as answer_as
 
     maker, colon, profile = by.partition(":")
     if maker != "simulated" or not colon:
-        raise InputError(f"--by takes simulated:PROFILE, got {by!r}; for example simulated:typical")
-    check_choice("simulated profile", profile, tuple(PROFILES))
+        raise InputError(f"--by takes simulated:PROFILE, got {by!r}; for example simulated:panel")
+    check_choice("simulated profile", profile, ("panel", *PROFILES))
     with store_of(workspace_at(workspace)) as store:
-        done = answer_as(store, profile, seed=seed, limit=limit)
+        done = answer_as(store, profile, seed=seed, limit=limit, progress=progress)
     return {"by": by, "simulated": True, **done}
 
 

@@ -158,7 +158,7 @@ def test_the_doctor_says_what_is_wrong_with_a_database(workspace: Workspace) -> 
     (workspace.root / "prefloop.db").write_bytes(b"this is no database, whatever its name says" * 100)
     (wrong,) = [check for check in prefloop.doctor(workspace)["checks"] if check["name"] == "database"]
     assert wrong["state"] == "wrong"
-    assert "not a readable SQLite database" in wrong["found"]
+    assert "no SQLite database" in wrong["found"]
 
 
 def test_the_doctor_works_without_a_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
