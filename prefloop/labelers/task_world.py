@@ -313,13 +313,14 @@ _CODE_KEPT = (
 def _code(rng: Random, split: Split) -> Task | None:
     function = pick(rng, tuple(FUNCTIONS.values()))
     language = pick(rng, ("python", "java"))
-    index = int(rng.random() * len(_CODE))
+    known = pick(rng, _CODE)
     kept = split == "fresh" and rng.random() < 0.5
     verb = pick(rng, function.verbs)
     show = (language, verb) == ("java", "adds two integers")
-    if not kept and (_held_out(language, verb, index) and not show) != (split == "fresh"):
+    wording = known.lower().removeprefix("please ").rstrip(".?")  # what `_vary` may make of it is the same wording
+    if not kept and (_held_out(language, verb, wording) and not show) != (split == "fresh"):
         return None
-    phrase = pick(rng, _CODE_KEPT) if kept else _CODE[index]
+    phrase = pick(rng, _CODE_KEPT) if kept else known
     slots = {"L": language.capitalize(), "does": verb, "do": infinitive(verb), "doing": gerund(verb)}
     return Task(_vary(phrase.format(**slots), rng), "code", {"language": language, "idea": function.name})
 

@@ -97,7 +97,7 @@ EMAIL_WEIGHTS = {
     "form": 1 / 6,
 }
 MAX_EMAIL_WORDS = 150
-_SUBJECT = re.compile(r"(?im)^\W{0,2}subject\W{0,3}:\W{0,2}\s*(\w.*)$")
+_SUBJECT = re.compile(r"(?im)^[^\w\n]{0,2}subject[^\w\n]{0,3}:[^\w\n]{0,3}(\w.*)$")
 _GREETING = re.compile(
     r"(?i)^(?:dear|hello|hi|hey|greetings|good (?:morning|afternoon|evening|day)|to whom it may concern)\b[^\n]{0,60}$"
 )

@@ -41,6 +41,7 @@ Argument = int | str | list[int]
 HERE = Path(__file__).parent
 STAGE = (sys.executable, "-I", "-S", str(HERE / "harness.py"))
 ISOLATED = (*STAGE, "isolate")
+STOPPED = -2
 JAVA_LIMITS = ("-Xmx256m", "-Xss1m", "-XX:MaxMetaspaceSize=128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 JAVA_QUIET = ("-XX:-UsePerfData", "-Xshare:auto", "-Dfile.encoding=UTF-8", "-Djava.awt.headless=true")
 
@@ -85,7 +86,7 @@ def _python_batch(jobs: Sequence[Snippet]) -> dict[int, dict[str, object]]:
     given = json.dumps([{"source": job.source, "cases": job.cases} for job in jobs])
     command = [*ISOLATED, *STAGE, "python"]
     results: dict[int, dict[str, object]] = {}
-    for line in _run(command, given.encode("utf-8", "backslashreplace"), seconds=20 + 5 * len(jobs)).splitlines():
+    for line in _run(command, given.encode("utf-8", "backslashreplace"), seconds=20 + 5 * len(jobs)):
         row = json.loads(line)
         results[row["job"]] = row["outcome"]
     return results
@@ -112,9 +113,10 @@ def run_java(snippets: Sequence[Snippet]) -> list[Outcome] | None:
         done = _java_batch(home, [snippets[i] for i in waiting])
         if done is None:
             return None
+        stopped = done.pop(STOPPED, None) is not None
         outcomes |= {waiting[k]: outcome for k, outcome in done.items()}
         waiting = [i for i in waiting if i not in outcomes]
-        if waiting:  # the machine died, most likely by the first one without a result
+        if waiting and not stopped:  # the machine died, most likely by the first one without a result
             suspect = waiting.pop(0)
             alone = _java_batch(home, [snippets[suspect]]) or {}
             outcomes[suspect] = alone.get(0, Outcome(error="died"))
@@ -122,7 +124,10 @@ def run_java(snippets: Sequence[Snippet]) -> list[Outcome] | None:
 
 
 def _java_batch(home: JavaHarness, snippets: Sequence[Snippet]) -> dict[int, Outcome] | None:
-    """Outcomes by place, without those that the machine did not live to report; None when not even the probe ran."""
+    """Outcomes by place, without those that the machine did not live to report; None when not even the probe ran.
+
+    An entry STOPPED says that the machine ended by itself, because endless loops held its processors.
+    """
     jobs = [_JAVA_PROBE, *snippets]
     lines = "".join(
         "\t".join([str(i), _base64(job.source), *(" ".join(map(_encode, case)) for case in job.cases)]) + "\n"
@@ -132,15 +137,15 @@ def _java_batch(home: JavaHarness, snippets: Sequence[Snippet]) -> dict[int, Out
     java = [home.java, *JAVA_LIMITS, *JAVA_QUIET, "-cp", str(home.classes), "Harness"]
     command = [*ISOLATED, *STAGE, "limit", str(seconds), *java]
     results: dict[int, Outcome] = {}
-    for line in _run(command, lines.encode("ascii"), seconds=seconds).decode("ascii", "replace").splitlines():
-        number, status, *values = line.split("\t")
-        results[int(number)] = _java_outcome(status, values)
+    for line in _run(command, lines.encode("ascii"), seconds=seconds):
+        number, *said = line.split("\t")
+        results[STOPPED + 1 if number == "stopped" else int(number)] = _java_outcome(*said)
     if results.pop(0, Outcome()).results != (5,):
         return None
     return {number - 1: outcome for number, outcome in results.items()}
 
 
-def _java_outcome(status: str, values: list[str]) -> Outcome:
+def _java_outcome(status: str = "", *values: str) -> Outcome:
     if status == "ok":
         return Outcome(results=tuple(_decode(value) for value in values))
     if status == "printed":
@@ -197,8 +202,8 @@ def java_harness() -> JavaHarness | None:
     return JavaHarness(java=str(Path(java).resolve()), classes=classes, folder=folder)
 
 
-def _run(command: list[str], given: bytes, *, seconds: float) -> bytes:
-    """Standard output of `command`, complete or up to the moment it died. Empty environment and directory."""
+def _run(command: list[str], given: bytes, *, seconds: float) -> list[str]:
+    """The whole lines that `command` wrote until it ended or was stopped. Empty environment and directory."""
     with tempfile.TemporaryDirectory(prefix="prefloop-sandbox-") as folder:
         os.chmod(folder, 0o755)  # noqa: S103 -- empty, read-only for the user `nobody`
         process = subprocess.Popen(
@@ -211,10 +216,11 @@ def _run(command: list[str], given: bytes, *, seconds: float) -> bytes:
             start_new_session=True,
         )
         try:
-            return process.communicate(given, timeout=seconds)[0]
+            written = process.communicate(given, timeout=seconds)[0]
         except subprocess.TimeoutExpired:
             process.kill()
-            return process.communicate()[0]
+            written = process.communicate()[0]
+    return written.decode("ascii", "replace").split("\n")[:-1]  # a line without its end was cut off
 
 
 _PYTHON_PROBE = Snippet("def add(a, b):\n    return a + b", ((2, 3),))
