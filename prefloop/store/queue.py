@@ -367,18 +367,24 @@ def _free_slots(
 ) -> Sequence[Row]:
     """Unanswered slots that nobody holds, of questions that this annotator neither answered nor holds."""
     other = slots.alias("other")
+    # One look into an index for each free slot. Written as NOT EXISTS, PostgreSQL would join whole tables instead, and
+    # before its statistics know their size it takes seconds to do so.
+    answered = sa.select(answers.c.id).where(
+        answers.c.question_id == slots.c.question_id, answers.c.annotator_id == annotator
+    )
+    holds = sa.select(other.c.id).where(
+        other.c.question_id == slots.c.question_id,
+        other.c.annotator_id == annotator,
+        other.c.answer_id.is_(None),
+        other.c.expires_at > now,
+    )
     query = (
         sa.select(slots.c.id, slots.c.question_id, slots.c.priority, slots.c.n)
         .where(
             slots.c.answer_id.is_(None),
             sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now),
-            ~sa.exists().where(answers.c.question_id == slots.c.question_id, answers.c.annotator_id == annotator),
-            ~sa.exists().where(
-                other.c.question_id == slots.c.question_id,
-                other.c.annotator_id == annotator,
-                other.c.answer_id.is_(None),
-                other.c.expires_at > now,
-            ),
+            answered.limit(1).scalar_subquery().is_(None),
+            holds.limit(1).scalar_subquery().is_(None),
         )
         .order_by(slots.c.priority, slots.c.n, slots.c.id)
         .limit(limit)
