@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from prefloop.errors import InputError
+from prefloop.store import feedback
 from prefloop.store.database import Store, in_answer_order, open_store
 from prefloop.store.feedback import (
     add_completions,
@@ -324,7 +325,8 @@ def test_a_correction_is_a_new_answer_that_names_the_old(store: Store) -> None:
     assert counts(store)["corrections"] == 1
 
 
-def test_a_reader_sees_one_state_while_corrections_come(store: Store) -> None:
+def test_a_reader_sees_one_state_while_corrections_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feedback, "PAGE", 1)  # the second answer is read after it was corrected
     ask(store, 2)
     ada = person(store)
     first, second = (one.answer_id for one in submit(store, [says(one) for one in lease(store, ada, limit=2)]))
@@ -416,12 +418,11 @@ def test_eight_workers_never_share_a_slot(store: Store, store_url: str) -> None:
 
 
 def test_two_windows_of_one_annotator_get_different_questions(store: Store) -> None:
-    ask(store, 20, overlap=5)
+    questions = ask(store, 3, overlap=6)  # enough free slots for each window to get each question
     ada = person(store)
     got: list[Lease] = []
-    in_threads([lambda: got.extend(lease(store, ada, limit=3)) for _ in range(6)])
-    assert len(got) == 18
-    assert len({held.question_id for held in got}) == 18
+    in_threads([lambda: got.extend(lease(store, ada, limit=2)) for _ in range(6)])
+    assert sorted(held.question_id for held in got) == sorted(questions)
 
 
 def test_the_same_submission_from_many_threads_is_stored_once(store: Store) -> None:
