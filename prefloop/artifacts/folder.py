@@ -144,9 +144,12 @@ def find_artifact(root: Path | None, ref: str, kind: str | None = None) -> Artif
 def lineage(root: Path | None, artifact: Artifact) -> list[dict[str, Any]]:
     """The chain from `artifact` back through its parents: kind, name, hash, path, parents, nearest first.
 
-    A parent that is not on disk is listed with `"missing": true`, so that a broken chain shows.
+    Parents are looked for below `root` and, because a run with `--out` writes anywhere, beside the artifact. One that
+    is not found is listed with `"missing": true`, so that a broken chain shows.
     """
-    known = {a.hash: a for a in (list_artifacts(root) if root is not None else [])} | {artifact.hash: artifact}
+    beside = [read_manifest(path.parent) for path in sorted(artifact.path.resolve().parent.glob(f"*/{MANIFEST}"))]
+    known = {a.hash: a for a in beside} | {a.hash: a for a in (list_artifacts(root) if root is not None else [])}
+    known[artifact.hash] = artifact
     chain: list[dict[str, Any]] = []
     waiting, done = [artifact.hash], set()
     while waiting:

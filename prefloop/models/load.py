@@ -19,7 +19,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from transformers.utils import logging as library_logging
+
 from prefloop.errors import InputError
+
+# The library's own bars and notices would drown ours; its errors still come through.
+library_logging.disable_progress_bar()
+library_logging.set_verbosity_error()
 
 BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 """The policy that ships in the package; `--policy builtin` names it."""

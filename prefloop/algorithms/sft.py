@@ -1,0 +1,77 @@
+"""Supervised fine-tuning: the policy learns to write what people wrote (behaviour cloning).
+
+The offline loop with demonstrations for rows; the loss is the cross-entropy of the completion's tokens, EOS
+included, and nothing of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from prefloop.datasets.collate import completion_mask, pad
+from prefloop.datasets.rows import TextRow, demonstration_rows
+from prefloop.models.adapters import save_trained
+from prefloop.models.device import pick_device
+from prefloop.models.heads import CompletionLogprobs
+from prefloop.models.template import Template
+from prefloop.models.load import load_tokenizer
+from prefloop.training.method import Inputs
+from prefloop.training.offline import Loss
+from prefloop.training.roles import trained_policy
+from prefloop.training.run import Run
+
+DEFAULTS: dict[str, Any] = {"lr": 2e-5, "epochs": 2.0, "schedule": "cosine"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Settings of `train sft`, beside those every run has."""
+
+    reduction: Literal["token", "sequence"] = "token"
+    """token: every token counts alike; sequence: every demonstration does, however long."""
+
+
+class SFT:
+    """Rows are demonstrations; the loss has one value per completion token."""
+
+    name = "sft"
+
+    def __init__(self, config: SFTConfig, run: Run, inputs: Inputs) -> None:
+        s = run.settings
+        self.config, self.device = config, pick_device(s.device)
+        self.tokenizer = load_tokenizer(inputs.policy)
+        self.template = Template(self.tokenizer)
+        assert inputs.data is not None
+        self.train_rows, self.eval_rows = demonstration_rows(
+            inputs.data, self.template, s.max_length, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
+        )
+        self.model = trained_policy(inputs.policy, s)
+        self.logprobs = CompletionLogprobs(self.model)
+
+    def length(self, row: TextRow) -> int:
+        return row.text.length
+
+    def weight(self, row: TextRow) -> float:
+        return row.weight * (row.completion_tokens if self.config.reduction == "token" else 1)
+
+    def identity(self, row: TextRow) -> str:
+        return row.identity
+
+    def loss(self, rows: Sequence[TextRow]) -> Loss:
+        """Negative log-likelihood per completion token, in nats."""
+        ids = pad([row.text.ids for row in rows], self.template.pad_id).to(self.device)
+        starts = torch.tensor([row.text.prompt_length for row in rows])
+        tokens = torch.tensor([row.completion_tokens for row in rows])
+        valid = completion_mask([0] * len(rows), tokens.tolist(), int(tokens.max())).to(self.device)
+        logprobs, _ = self.logprobs(ids, starts.to(self.device), valid)
+        each = torch.tensor([self.weight(row) for row in rows]) / tokens
+        weights = each[:, None].expand(valid.shape).to(self.device)[valid]
+        return Loss(-logprobs[valid], weights)
+
+    def save(self, folder: Path) -> None:
+        save_trained(self.model, self.tokenizer, folder)

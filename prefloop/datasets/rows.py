@@ -1,0 +1,139 @@
+"""Comparisons and demonstrations become rows of token ids; the ledger learns what was dropped or cut, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prefloop.models.template import Encoded, Template
+from prefloop.records import Comparison, Demonstration, Ledger, Messages, prompt_id, split_of
+from prefloop.snapshots.formats import load_comparisons, load_demonstrations, load_prompts
+
+Item = TypeVar("Item", Comparison, Demonstration, Messages)
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A prompt and its completion."""
+
+    text: Encoded
+    weight: float
+    identity: str
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.text.length - self.text.prompt_length
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A prompt with its chosen and its rejected completion."""
+
+    chosen: Encoded
+    rejected: Encoded
+    label: float
+    """Probability that `chosen` is the better one."""
+    weight: float
+    margin: float
+    identity: str
+
+    @property
+    def length(self) -> int:
+        """Padded tokens of the pair when it stands alone: both sides at the longer one's length."""
+        return 2 * max(self.chosen.length, self.rejected.length)
+
+
+def encode_demonstration(item: Demonstration, template: Template, max_length: int, ledger: Ledger) -> TextRow | None:
+    """One demonstration as a row, or None when nothing of its completion is left."""
+    text = template.encode(item.prompt, item.completion, max_length)
+    _note(ledger, text)
+    if text.length == text.prompt_length or not item.completion.strip():
+        ledger.drop("fully masked")
+        return None
+    return TextRow(text, item.weight, _identity(item.prompt))
+
+
+def encode_comparison(item: Comparison, template: Template, max_length: int, ledger: Ledger) -> PairRow | None:
+    """One comparison as a row, or None when truncation left its two sides alike or empty."""
+    chosen = template.encode(item.prompt, item.chosen, max_length)
+    rejected = template.encode(item.prompt, item.rejected, max_length)
+    if chosen.ids == rejected.ids:
+        ledger.drop("truncated to identical")
+        return None
+    if min(chosen.length - chosen.prompt_length, rejected.length - rejected.prompt_length) == 0:
+        ledger.drop("fully masked")
+        return None
+    _note(ledger, chosen, rejected)
+    if item.label == 0.5:
+        ledger.note("tie")
+    return PairRow(chosen, rejected, item.label, item.weight, item.margin or 0.0, _identity(item.prompt))
+
+
+def demonstration_rows(
+    source: Path, template: Template, max_length: int, ledger: Ledger, *, test_share: float, max_dropped: float
+) -> tuple[list[TextRow], list[TextRow]]:
+    """(train rows, held-out rows) of a snapshot or file; chosen completions serve as demonstrations."""
+    train, test = _split(load_demonstrations, source, ledger, test_share, max_dropped)
+    encoded = [[encode_demonstration(item, template, max_length, ledger) for item in side] for side in (train, test)]
+    return _kept(encoded[0]), _kept(encoded[1])
+
+
+def comparison_rows(
+    source: Path, template: Template, max_length: int, ledger: Ledger, *, test_share: float, max_dropped: float
+) -> tuple[list[PairRow], list[PairRow]]:
+    """(train rows, held-out rows) of a snapshot or file of comparisons."""
+    train, test = _split(load_comparisons, source, ledger, test_share, max_dropped)
+    encoded = [[encode_comparison(item, template, max_length, ledger) for item in side] for side in (train, test)]
+    return _kept(encoded[0]), _kept(encoded[1])
+
+
+def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Messages]:
+    """The training side's prompts of a snapshot or file of any kind, each once, in order."""
+    items, _ = _split(load_prompts, source, ledger, test_share, max_dropped)
+    return list({prompt_id(item): item for item in items}.values())
+
+
+def _split(
+    load: Callable[..., tuple[list[Item], Ledger]], source: Path, ledger: Ledger, test_share: float, max_dropped: float
+) -> tuple[list[Item], list[Item]]:
+    """A snapshot brings its split in two files; the rows of any other file are split by their prompt."""
+    if source.is_dir():
+        sides: list[list[Item]] = []
+        for split in ("train", "test"):
+            file = source / f"{split}.jsonl"
+            if file.is_file() and file.stat().st_size == 0:
+                sides.append([])
+                continue
+            items, loaded = load(source, split=split, max_dropped=max_dropped)
+            ledger.absorb(loaded)
+            sides.append(items)
+        return sides[0], sides[1]
+    items, loaded = load(source, max_dropped=max_dropped)
+    ledger.absorb(loaded)
+    sides = [[], []]
+    for item in items:
+        sides[split_of(_prompt(item), test_share) == "test"].append(item)
+    return sides[0], sides[1]
+
+
+def _prompt(item: Comparison | Demonstration | Messages) -> Messages:
+    return item if isinstance(item, list) else item.prompt
+
+
+def _kept(rows: Sequence[Row | None]) -> list[Row]:
+    return [row for row in rows if row is not None]
+
+
+def _note(ledger: Ledger, *texts: Encoded) -> None:
+    if any(text.truncated for text in texts):
+        ledger.note("truncated")
+    if any(text.prompt_truncated for text in texts):
+        ledger.note("prompt truncated")
+
+
+def _identity(prompt: Messages) -> str:
+    words = prompt[-1]["content"]
+    return repr(words if len(words) <= 48 else f"{words[:45]}...")

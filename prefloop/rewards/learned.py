@@ -1,0 +1,54 @@
+"""The learned reward: a reward model's score of (prompt, completion), through the same tokenise path that trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prefloop.datasets.collate import micro_batches, pad
+from prefloop.models.heads import ScoreHead
+from prefloop.models.load import load_reward_model, load_tokenizer
+from prefloop.models.template import Encoded, Template
+from prefloop.records import Message
+
+
+class LearnedReward:
+    """A reward function `(prompts, completions, columns) -> scores` (TRL's signature) from a reward model."""
+
+    def __init__(
+        self,
+        ref: str | Path,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        max_length: int = 512,
+        micro_batch_tokens: int = 8192,
+    ) -> None:
+        self.template = Template(load_tokenizer(ref))
+        self.head = ScoreHead(load_reward_model(ref, dtype, device))
+        self.device, self.max_length, self.budget = device, max_length, micro_batch_tokens
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> list[float]:
+        """One score per completion. A completion that was cut off is scored as if it ended there."""
+        texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
+        return self.scores(texts).tolist()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
+        """Scores of encoded texts, in their order, on the CPU in float32."""
+        result = torch.empty(len(texts))
+        for micro in micro_batches(range(len(texts)), lambda i: texts[i].length, self.budget):
+            ids = pad([texts[i].ids for i in micro], self.template.pad_id).to(self.device)
+            lengths = torch.tensor([texts[i].length for i in micro], device=self.device)
+            result[micro] = self.head.last(ids, lengths).float().cpu()
+        return result

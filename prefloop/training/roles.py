@@ -1,0 +1,54 @@
+"""The trained models of a run: a policy or a reward model, whole or with an adapter, as the settings say."""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from prefloop.models.adapters import add_lora
+from prefloop.models.device import pick_device, pick_dtype
+from prefloop.models.heads import ScoreHead
+from prefloop.models.load import load_policy, load_reward_model, model_config
+from prefloop.training.run import RunSettings
+
+
+def trained_policy(ref: str, settings: RunSettings) -> PreTrainedModel | PeftModel:
+    """The policy to train, from a directory or hub id."""
+    model = load_policy(ref, *place_of(settings))
+    return _adapted(model, settings, "policy")
+
+
+def trained_reward_model(ref: str, settings: RunSettings, pad_id: int) -> PreTrainedModel | PeftModel:
+    """A reward model to train. From a policy it gets a new head; from a reward model it keeps the one it has."""
+    model = load_reward_model(ref, *place_of(settings))
+    model.config.pad_token_id = pad_id
+    head = ScoreHead(model)
+    if not any("SequenceClassification" in name for name in stored_architectures(ref)):
+        head.initialise(settings.seed)
+    return _adapted(model, settings, "reward_model")
+
+
+def stored_architectures(ref: str) -> list[str]:
+    """The class names that a model's config says it was saved from."""
+    return list(model_config(ref).architectures or [])
+
+
+def place_of(settings: RunSettings) -> tuple[torch.dtype, torch.device]:
+    device = pick_device(settings.device)
+    return pick_dtype(settings.dtype, device), device
+
+
+def _adapted(model: PreTrainedModel, settings: RunSettings, task: str) -> PreTrainedModel | PeftModel:
+    lora = settings.lora
+    if lora is None:
+        return model
+    return add_lora(
+        model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        targets=lora.targets,
+        seed=settings.seed,
+        task="policy" if task == "policy" else "reward_model",
+    )

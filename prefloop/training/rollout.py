@@ -1,0 +1,81 @@
+"""Experience: B sequences of T decisions. A decision is one sampled token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prefloop.datasets.collate import completion_mask, pad
+from prefloop.generation.sampler import Sample
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What the policy did, and what it got for it. An algorithm adds its own tensors in `added`."""
+
+    ids: Int[Tensor, "B L"]
+    """Prompt and completion, padded on the right."""
+    starts: Int[Tensor, "B"]
+    """Where each completion begins in `ids`."""
+    valid: Bool[Tensor, "B T"]
+    """True where a decision was made."""
+    sampled_logprobs: Float[Tensor, "B T"]
+    """log pi of each decision, as the sampler saw it; 0 where not valid."""
+    terminated: Bool[Tensor, "B"]
+    """Ended by EOS; the others were truncated by the length limit."""
+    scores: Float[Tensor, "B"]
+    """The reward of each whole sequence."""
+    weight_version: int
+    """Optimizer steps that the policy had behind it when it sampled."""
+    added: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> Int[Tensor, "B"]:
+        """Tokens of each row of `ids`, padding left out."""
+        return self.starts + self.valid.sum(1)
+
+    def rows(self, index: Sequence[int]) -> Rollout:
+        """Some of the sequences, without the columns that only the others need."""
+        at = torch.as_tensor(list(index), device=self.ids.device)
+        width, decisions = int(self.lengths[at].max()), int(self.valid[at].sum(1).max())
+        return replace(
+            self,
+            ids=self.ids[at, :width],
+            starts=self.starts[at],
+            valid=self.valid[at, :decisions],
+            sampled_logprobs=self.sampled_logprobs[at, :decisions],
+            terminated=self.terminated[at],
+            scores=self.scores[at],
+            added={k: v[at, :decisions] if v.ndim > 1 else v[at] for k, v in self.added.items()},
+        )
+
+
+def make_rollout(
+    prompts: Sequence[Sequence[int]],
+    samples: Sequence[Sample],
+    scores: Sequence[float],
+    pad_id: int,
+    weight_version: int,
+    device: torch.device,
+) -> Rollout:
+    """Sampled ids, not their text tokenised again: the decisions are exactly those that were made."""
+    lengths = [len(s.ids) for s in samples]
+    valid = completion_mask([0] * len(samples), lengths, max(lengths))
+    logprobs = torch.zeros(valid.shape)
+    logprobs[valid] = torch.tensor([value for s in samples for value in s.logprobs])
+    return Rollout(
+        ids=pad([[*p, *s.ids] for p, s in zip(prompts, samples, strict=True)], pad_id).to(device),
+        starts=torch.tensor([len(p) for p in prompts], device=device),
+        valid=valid.to(device),
+        sampled_logprobs=logprobs.to(device),
+        terminated=torch.tensor([s.terminated for s in samples], device=device),
+        scores=torch.tensor(list(scores), dtype=torch.float32, device=device),
+        weight_version=weight_version,
+    )

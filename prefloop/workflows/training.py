@@ -1,0 +1,231 @@
+"""`prefloop train`: resolve settings, data and parents, run a method, and write what it made as an artifact."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.algorithms import METHODS
+from prefloop.artifacts.files import write_json
+from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, list_artifacts, read_manifest, write_artifact
+from prefloop.artifacts.workspace import Workspace
+from prefloop.errors import InputError
+from prefloop.labelers.task_text import task_text
+from prefloop.models.load import BUILTIN, resolve
+from prefloop.records import Ledger, content_hash
+from prefloop.settings import as_dict, build_together, check_keys, merge, parse_overrides, read_yaml
+from prefloop.training.method import Inputs, Method
+from prefloop.training.offline import train_offline
+from prefloop.training.online import train_online
+from prefloop.training.run import Run, RunSettings, read_metrics
+
+LOOPS: dict[str, Callable[[Any, Run], dict[str, Any]]] = {"offline": train_offline, "online": train_online}
+SNAPSHOT_KINDS = {
+    "comparisons": ("comparisons",),
+    "demonstrations": ("demonstrations", "comparisons"),
+    "prompts": ("comparisons", "demonstrations", "prompts"),
+    "text": (),
+}
+"""Kinds of snapshot that serve each need of a method, the best first."""
+
+
+def train(
+    method: str,
+    run: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    policy: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    workspace: Workspace | str | Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Train with `method` and return `artifact`, `steps`, `seconds`, `metrics` and `ledger`.
+
+    `run` is a YAML of settings; the arguments and `overrides` ("key=value") are laid on it. Without `data` the newest
+    snapshot that fits is taken. With `out` the result goes there and no workspace is needed.
+    Raises InputError for wrong settings, data or models; RunError when the work fails.
+    """
+    started = time.monotonic()
+    log = log or (lambda words: print(words, file=sys.stderr, flush=True))
+    check_keys({method: None}, METHODS, "train")
+    way = METHODS[method]
+    mapping, base = _mapping(method, run)
+    given = {"policy": policy, "data": data, "device": device, "dtype": dtype}
+    mapping = merge(mapping, {key: str(value) for key, value in given.items() if value is not None})
+    mapping = merge({**way.defaults, **mapping}, parse_overrides(overrides))
+    settings, config = build_together([RunSettings, way.config], mapping, str(run or f"train {method}"))
+
+    place = _workspace(workspace, needed=out is None)
+    parents: list[str] = []
+
+    def found(ref: str, kind: str) -> str:
+        """The directory that `ref` names, as a parent of what is made."""
+        artifact = _artifact(place, ref, kind)
+        if artifact is None:
+            return resolve(ref)
+        parents.append(artifact.hash)
+        return str(artifact.path)
+
+    source = _data(place, settings.data, way, parents, log)
+    start = str(BUILTIN) if way.data == "text" else found(settings.policy, "policy")
+    resolved = {"method": method, **as_dict(settings), **as_dict(config), "parents": sorted(parents)}
+    job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
+    if resume and (finished := _finished(out, resolved)) is not None:
+        log(f"this run is finished: {finished.path}")
+        return _result(finished, started)
+    if out is not None:
+        _check_free(Path(out))
+
+    job.begin(resume)
+    ledger = Ledger()
+    algorithm = way.build(
+        config, job, Inputs(start, source, found, base, {"task_text": lambda s: task_text(10**9, s)}, ledger)
+    )
+    ledger.check(settings.max_dropped, str(source or method))
+    log(f"{method}: {ledger.used} rows ({ledger.words()})")
+    summary = LOOPS[way.loop](algorithm, job)
+
+    def fill(folder: Path) -> None:
+        algorithm.save(folder)
+        (folder / "metrics.jsonl").write_bytes((job.folder / "metrics.jsonl").read_bytes())
+        write_json(folder / "ledger.json", ledger.as_dict())
+
+    artifact = write_artifact(
+        place.artifacts if place is not None else Path(str(out)).parent,
+        way.makes,
+        settings.name or method,
+        fill,
+        settings=resolved,
+        parents=sorted(set(parents)),
+        seeds={"seed": settings.seed},
+        metrics={**_last(job.metrics), **summary},
+        extra={"method": method, "ledger": ledger.as_dict(), "seconds": round(time.monotonic() - started, 1)},
+        at=Path(out) if out is not None else None,
+    )
+    job.finish()
+    log(f"{way.makes}: {artifact.path}")
+    return _result(artifact, started)
+
+
+def _mapping(method: str, run: str | Path | None) -> tuple[dict[str, Any], Path]:
+    """The settings of a run file, its paths made absolute, and its folder."""
+    if run is None:
+        return {}, Path.cwd()
+    mapping, base = read_yaml(run), Path(run).resolve().parent
+    named = mapping.pop("method", method)
+    if named != method:
+        raise InputError(f"{run} is a run of {named!r}, not of {method!r}; use: prefloop train {named} {run}")
+    for key in ("policy", "data", "reward_model"):
+        if isinstance(mapping.get(key), str) and (base / mapping[key]).exists():
+            mapping[key] = str((base / mapping[key]).resolve())
+    return mapping, base
+
+
+def _workspace(workspace: Workspace | str | Path | None, *, needed: bool) -> Workspace | None:
+    if isinstance(workspace, Workspace):
+        return workspace
+    if workspace is not None:
+        return Workspace.open(workspace)
+    try:
+        return Workspace.find()
+    except InputError:
+        if needed:
+            raise
+        return None
+
+
+def _artifact(place: Workspace | None, ref: str, kind: str) -> Artifact | None:
+    """The artifact that `ref` names, or None when it is a plain model directory, a hub id or the built-in policy."""
+    if ref == "builtin":
+        return None
+    if (Path(ref) / MANIFEST).is_file():
+        return find_artifact(None, ref)
+    if Path(ref).exists() or place is None:
+        return None
+    try:
+        return find_artifact(place.artifacts, ref, kind)
+    except InputError:
+        if "/" in ref:
+            return None  # it may be a hub id
+        raise
+
+
+def _data(
+    place: Workspace | None, ref: str | None, way: Method, parents: list[str], log: Callable[[str], None]
+) -> Path | None:
+    """Where the rows are; a snapshot becomes a parent."""
+    if way.data == "text":
+        return None
+    if ref is not None and Path(ref).is_file():
+        return Path(ref)
+    if ref is not None:
+        if place is None and not (Path(ref) / MANIFEST).is_file():
+            raise InputError(f"no data file {ref!r}, and no workspace in which it could be the name of a snapshot")
+        artifact = find_artifact(place.artifacts if place else None, ref, "snapshot")
+    else:
+        if place is None:
+            raise InputError(
+                f"say what to train on: --data FILE (it needs {way.data}), or work in a workspace with snapshots"
+            )
+        there = [
+            a
+            for a in list_artifacts(place.artifacts, "snapshot")
+            if a.manifest.get("rows_kind") in SNAPSHOT_KINDS[way.data]
+        ]
+        if not there:
+            raise InputError(
+                f"no snapshot of {way.data} in {place.root}; make one with: prefloop snapshot --as {way.data}, or give --data FILE"
+            )
+        best = next(k for k in SNAPSHOT_KINDS[way.data] if any(a.manifest["rows_kind"] == k for a in there))
+        artifact = find_artifact(None, str([a for a in there if a.manifest["rows_kind"] == best][-1].path))
+        log(f"data: the newest snapshot of {best}, {artifact.path.name}")
+    parents.append(artifact.hash)
+    return artifact.path
+
+
+def _run_folder(place: Workspace | None, out: str | Path | None, name: str, resolved: dict[str, Any]) -> Path:
+    if out is not None:
+        target = Path(out).resolve()
+        return target.with_name(f".{target.name}.run")
+    assert place is not None
+    return place.artifacts / ".runs" / f"{name}-{content_hash(resolved)[:8]}"
+
+
+def _finished(out: str | Path | None, resolved: dict[str, Any]) -> Artifact | None:
+    if out is None or not (Path(out) / MANIFEST).is_file():
+        return None
+    artifact = read_manifest(Path(out))
+    return artifact if artifact.manifest.get("settings") == resolved else None
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty; give another --out or remove it")
+
+
+def _last(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last value of every metric."""
+    result: dict[str, Any] = {}
+    for row in metrics:
+        result |= row
+    return result
+
+
+def _result(artifact: Artifact, started: float) -> dict[str, Any]:
+    metrics = {k: v for k, v in artifact.manifest["metrics"].items() if k != "step"}
+    steps = max((int(row["step"]) for row in read_metrics(artifact.path / "metrics.jsonl")), default=0)
+    return {
+        "artifact": str(artifact.path),
+        "hash": artifact.hash,
+        "steps": steps,
+        "seconds": round(time.monotonic() - started, 1),
+        "metrics": metrics,
+        "ledger": artifact.manifest["ledger"],
+    }
