@@ -13,25 +13,29 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from prefloop.artifacts.files import write_json, write_text
 from prefloop.errors import InputError, RunError
 from prefloop.models.checkpoint import load_checkpoint, save_checkpoint
+from prefloop.training import run_lock
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
     """Train a low-rank adapter (PEFT) and leave the model's own weights as they are."""
 
-    rank: int = 8
+    rank: PositiveInt = 8
     """Rank of the update; memory and capacity grow with it."""
-    alpha: float = 16.0
+    alpha: PositiveFloat = 16.0
     """The update is scaled by alpha / rank."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Dropout on the adapter's input."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get an adapter."""
@@ -53,41 +57,41 @@ class RunSettings:
     """auto, cpu, cuda, cuda:1 or mps."""
     dtype: str = "auto"
     """auto (bfloat16 where the hardware has it), bfloat16 or float32."""
-    epochs: float = 1.0
+    epochs: PositiveFloat = 1.0
     """Passes over the data."""
-    steps: int | None = None
+    steps: PositiveInt | None = None
     """Optimizer steps (for ppo: rollouts); overrides `epochs`."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Rows per optimizer step (for ppo: episodes per rollout)."""
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: PositiveInt = 4096
     """Tokens, padding included, that go through the model at once; lower it when memory runs out."""
-    max_length: int = 512
+    max_length: Annotated[int, Field(ge=8)] = 512
     """Longest prompt plus completion, in tokens; longer ones are truncated and counted in the ledger."""
-    lr: float = 1e-5
+    lr: PositiveFloat = 1e-5
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """What the learning rate does after the warm-up; linear and cosine end at 0."""
-    warmup: int = 0
+    warmup: NonNegativeInt = 0
     """Steps over which the learning rate rises from 0."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     """AdamW's decay of matrices; vectors are never decayed."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """The gradient of a whole batch is clipped to this norm."""
     lora: LoraSettings | None = None
     """Train an adapter and not the whole model."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Measure on the held-out rows every so many steps; 0 measures only at the end."""
     keep_best: bool = False
     """Return the weights with the lowest held-out loss, not the last; needs eval_every."""
-    patience: int = 0
+    patience: NonNegativeInt = 0
     """Stop after so many measurements without a new lowest held-out loss; 0 never stops early."""
-    test_share: float = 0.1
+    test_share: Share = 0.1
     """Share of a plain file's prompts that is held out; a snapshot brings its own split."""
-    max_dropped: float = 0.05
+    max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.05
     """The run refuses to start when more than this share of the rows cannot be used."""
-    log_every: int = 10
+    log_every: PositiveInt = 10
     """Steps between two lines of metrics."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NonNegativeFloat = 60.0
     """Time between two checkpoints."""
 
 
@@ -105,12 +109,18 @@ class Run:
     _last_checkpoint: float = field(default_factory=time.monotonic)
 
     def begin(self, resume: bool) -> None:
-        """Make the folder, or go on in it. Raises InputError when an unfinished run is there and was not asked for."""
+        """Make the folder, or go on in it. What another try left there before its first checkpoint is replaced.
+
+        Raises InputError when a run with a checkpoint is there and `resume` was not asked for, or its settings were
+        others; RunError when another process is at work on it.
+        """
         known = self.folder / "settings.json"
-        if known.exists():
+        self.folder.mkdir(parents=True, exist_ok=True)
+        run_lock.take(self.folder)
+        if known.exists() and any((self.folder / "checkpoints").glob("step-*")):
             if not resume:
                 raise InputError(
-                    f"an unfinished run is in {self.folder}; add --resume to go on with it, or remove it with: prefloop runs --prune"
+                    f"an unfinished run is in {self.folder}; add --resume to go on with it, or remove that folder"
                 )
             before = json.loads(known.read_text(encoding="utf-8"))
             changed = sorted(k for k in {*before, *self.resolved} if before.get(k) != self.resolved.get(k))
@@ -121,7 +131,6 @@ class Run:
                 )
         elif resume:
             self.log("nothing to resume: starting from the beginning")
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(known, self.resolved)
 
     def restore(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
@@ -140,11 +149,14 @@ class Run:
         return step, tensors, state
 
     def checkpoint(self, step: int, tensors: Callable[[], Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Write a checkpoint when the last one is old enough."""
-        if time.monotonic() - self._last_checkpoint < self.settings.checkpoint_seconds:
+        """Write a checkpoint when the last one is old enough. Raises RunError after one that was asked to be the last."""
+        stop = run_lock.was_asked_to_stop(self.folder)
+        if not stop and time.monotonic() - self._last_checkpoint < self.settings.checkpoint_seconds:
             return
         save_checkpoint(self.folder / "checkpoints", step, {**tensors(), "rng/torch": torch.get_rng_state()}, state)
         self._last_checkpoint = time.monotonic()
+        if stop:
+            raise RunError(f"stopped after step {step}, as asked; go on with --resume")
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line of metrics. Raises RunError for one that is not finite."""
@@ -159,6 +171,7 @@ class Run:
     def finish(self) -> None:
         """The job is done and its artifact written: the folder goes."""
         shutil.rmtree(self.folder)
+        run_lock.give_back(self.folder)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

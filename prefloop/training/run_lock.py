@@ -16,11 +16,17 @@ FILE = "running"
 STOP = "stop"
 
 
-def take(folder: Path) -> int:
-    """Mark `folder` as this process's run until it ends, and return the lock's file descriptor.
+_held: dict[Path, int] = {}
+"""Folders that this process is at work in, with the descriptors of their locks."""
+
+
+def take(folder: Path) -> None:
+    """Mark `folder` as this process's run until `give_back`, or until the process ends.
 
     Raises RunError when another process is at work in it.
     """
+    if folder.resolve() in _held:
+        return
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -32,7 +38,14 @@ def take(folder: Path) -> int:
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+    _held[folder.resolve()] = descriptor
+
+
+def give_back(folder: Path) -> None:
+    """The opposite of `take`; does nothing where nothing was taken."""
+    descriptor = _held.pop(folder.resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 def holder(folder: Path) -> int | None:

@@ -112,9 +112,10 @@ def test_prune_removes_what_was_cut_off_and_leaves_what_runs(
     assert prefloop.runs(workspace) == []
 
 
-def test_the_lock_is_this_process_s_own(job: Path) -> None:
+def test_the_lock_is_this_process_s_own_until_it_gives_it_back(job: Path) -> None:
     assert run_lock.holder(job) is None
-    descriptor = run_lock.take(job)
+    run_lock.take(job)
+    run_lock.take(job)
     assert run_lock.holder(job) == os.getpid()
-    os.close(descriptor)
+    run_lock.give_back(job)
     assert run_lock.holder(job) is None
