@@ -1,4 +1,4 @@
-"""Proximal Policy Optimization. Schulman et al. 2017, https://arxiv.org/abs/1707.06347; for language: Ziegler et al. 2019.
+"""Proximal Policy Optimization. Schulman et al. 2017, https://arxiv.org/abs/1707.06347; for language Ziegler et al.
 
 REINFORCE, with two changes: each rollout serves several epochs, and the ratio pi / pi_old is clipped so that the later
 epochs stay close to the first. The score of a completion sits on its last token; every token pays a KL penalty

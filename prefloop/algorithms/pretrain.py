@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,8 +79,8 @@ class Pretrain:
         self.tokens_by_source: dict[str, int] = {}
         rows = self._rows()
         held = np.arange(len(rows)) % config.held_out_every == config.held_out_every - 1
-        self.train_rows: Sequence[npt.NDArray[np.int32]] = rows[~held]  # type: ignore[assignment]
-        self.eval_rows: Sequence[npt.NDArray[np.int32]] = rows[held]  # type: ignore[assignment]
+        self.train_rows: Sequence[npt.NDArray[np.int32]] = list(rows[~held])
+        self.eval_rows: Sequence[npt.NDArray[np.int32]] = list(rows[held])
         torch.manual_seed(run.settings.seed)
         self.model = self._new_model().to(self.device, pick_dtype(run.settings.dtype, self.device))
         self._values = torch.compile(self._token_losses, dynamic=False) if config.compile else self._token_losses
@@ -132,7 +131,7 @@ class Pretrain:
             raise InputError("text: each part has either `path` or `generated`")
         if source.path is not None:
             return documents(self._base / source.path)
-        if source.generated not in self._generators:
+        if source.generated is None or source.generated not in self._generators:
             raise InputError(f"text: no generator {source.generated!r}; there is: {', '.join(self._generators)}")
         return self._generators[source.generated](self.run.settings.seed)
 
@@ -175,6 +174,7 @@ class Pretrain:
 
 
 def build(config: PretrainConfig, run: Run, inputs: Inputs) -> Pretrain:
+    """Pretraining from what a run names; the ledger learns how many tokens came from each part of the mixture."""
     algorithm = Pretrain(config, run, inputs.base, inputs.text_generators)
     inputs.ledger.seen(len(algorithm.train_rows) + len(algorithm.eval_rows))
     for name, tokens in algorithm.tokens_by_source.items():

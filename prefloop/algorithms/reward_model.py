@@ -1,4 +1,4 @@
-"""A reward model: one score per answer, such that people's choices are likely (Bradley-Terry 1952; Ziegler et al. 2019).
+"""A reward model: one score per answer, such that people's choices are likely. Bradley, Terry 1952; Ziegler et al. 2019
 
 The offline loop with comparisons for rows; the loss is -log sigmoid(score of chosen - score of rejected). Afterwards
 gain and bias are set so that the scores of the sampled completions have mean 0 and std 1.

@@ -18,8 +18,8 @@ from prefloop.datasets.rows import TextRow, demonstration_rows
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
 from prefloop.models.heads import CompletionLogprobs
-from prefloop.models.template import Template
 from prefloop.models.load import load_tokenizer
+from prefloop.models.template import Template
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.roles import trained_policy

@@ -44,7 +44,8 @@ class TextSource:
 
 def documents(path: Path) -> Iterator[Document]:
     """The documents of a file. Raises InputError when it is missing or has a row of no known shape."""
-    opener: Callable[..., Any] = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    openers: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
+    opener = openers.get(path.suffix, open)
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

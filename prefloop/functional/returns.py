@@ -35,7 +35,8 @@ def generalized_advantages(
 def whiten(values: Float[Tensor, "B T"], valid: Bool[Tensor, "B T"], *, shift_mean: bool) -> Float[Tensor, "B T"]:
     """Valid entries scaled to variance 1; their mean is removed (advantages) or added back (rewards).
 
-    (x - mean) / sqrt(var + 1e-8) over valid entries only, with the population variance; 0 elsewhere. Ziegler et al. 2019.
+    (x - mean) / sqrt(var + 1e-8) over valid entries only, with the population variance; 0 elsewhere
+    (Ziegler et al. 2019).
     """
     chosen = values[valid]
     mean, variance = chosen.mean(), chosen.var(correction=0)
@@ -50,7 +51,7 @@ def penalised_rewards(
     valid: Bool[Tensor, "B T"],
     beta: float,
 ) -> Float[Tensor, "B T"]:
-    """R_t = -beta (log pi(a_t) - log ref(a_t)), and the score added on the last valid decision. Ziegler et al. 2019, eq. 2."""
+    """R_t = -beta (log pi(a_t) - log ref(a_t)), the score added on the last valid decision (Ziegler 2019, eq. 2)."""
     rewards = -beta * (logprobs - reference_logprobs) * valid
     last = valid.sum(1) - 1
     rewards[torch.arange(len(scores), device=scores.device), last] += scores

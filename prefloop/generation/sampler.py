@@ -26,7 +26,7 @@ REFILL_SHARE = 8
 
 @dataclass
 class Sample:
-    """One completion as the sampler made it: its ids (EOS included when it ended), and log pi of each at that moment."""
+    """One completion as the sampler made it: its ids (EOS included when it ended), and log pi of each at the time."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Sampling:
             )
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]
     """Keys and values of a pool of slots, each filled to its own length."""
 
     def __init__(self, slots: int, width: int) -> None:

@@ -32,7 +32,7 @@ def add_lora(
     kind = TaskType.CAUSAL_LM if task == "policy" else TaskType.SEQ_CLS
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)
     try:
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora.targets {targets!r}: {error}") from None
 
@@ -45,4 +45,4 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
         merged: Any = model.merge_and_unload()
         save_model(merged, tokenizer, folder)
     else:
-        save_model(model, tokenizer, folder)  # type: ignore[arg-type]
+        save_model(model, tokenizer, folder)

@@ -20,7 +20,7 @@ from prefloop.models.load import BIAS_KEY
 
 def base_of(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside an adapter's wrapper, or the model itself. Adapters stay in force."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator,return-value]
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
 class CompletionLogprobs:
@@ -41,7 +41,7 @@ class CompletionLogprobs:
         temperature: float = 1.0,
         entropy: bool = False,
     ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"] | None]:
-        """Log-probabilities (and entropies, when asked for) of softmax(logits / temperature), in nats; 0 where not valid."""
+        """Log-probabilities, entropies if asked for, of softmax(logits / temperature), in nats; 0 where not valid."""
         position = (starts[:, None] + torch.arange(valid.shape[1], device=ids.device)).clamp_max(ids.shape[1] - 1)
         row = torch.arange(len(ids), device=ids.device)[:, None].expand_as(position)
         logits = self._logits(ids, row[valid], position[valid] - 1) / temperature
@@ -51,8 +51,10 @@ class CompletionLogprobs:
 
     def _logits(self, ids: Int[Tensor, "B L"], row: Int[Tensor, "n"], at: Int[Tensor, "n"]) -> Float[Tensor, "n V"]:
         if self.head_is_plain:
-            return self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[row, at])
-        return self.full(input_ids=ids, use_cache=False).logits[row, at]
+            logits: Tensor = self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[row, at])
+            return logits
+        capped: Tensor = self.full(input_ids=ids, use_cache=False).logits[row, at]
+        return capped
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:

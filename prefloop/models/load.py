@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-
 from transformers.utils import logging as library_logging
 
 from prefloop.errors import InputError
@@ -66,7 +65,7 @@ def resolve(ref: str | Path) -> str:
         )
         if pickled:
             raise InputError(
-                f"{folder} holds pickled weights ({', '.join(pickled)}), which can run code when loaded and are refused; "
+                f"{folder} holds pickled weights ({', '.join(pickled)}), which can run code when loaded: refused; "
                 "convert them to safetensors first"
             )
         raise InputError(f"{folder} has no *.safetensors weights")
@@ -89,7 +88,7 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
 def load_policy(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A causal language model, in eval mode. Raises InputError when it cannot be loaded."""
     model: PreTrainedModel = _from(AutoModelForCausalLM, resolve(ref), dtype=dtype, use_safetensors=True)
-    return model.to(device).eval()  # type: ignore[arg-type]
+    return model.to(device).eval()
 
 
 def load_reward_model(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -98,7 +97,7 @@ def load_reward_model(ref: str | Path, dtype: torch.dtype, device: torch.device)
     model: PreTrainedModel = _from(
         AutoModelForSequenceClassification, place, dtype=dtype, use_safetensors=True, num_labels=1
     )
-    return model.to(device).eval()  # type: ignore[arg-type]
+    return model.to(device).eval()
 
 
 def model_config(ref: str | Path) -> Any:
@@ -109,8 +108,8 @@ def model_config(ref: str | Path) -> Any:
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors, bfloat16) and tokenizer, so that every other tool can load the folder."""
     kept = model.dtype
-    model.to(torch.bfloat16).save_pretrained(folder)  # type: ignore[arg-type]
-    model.to(kept)  # type: ignore[arg-type]
+    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(kept)
     tokenizer.save_pretrained(folder)
 
 

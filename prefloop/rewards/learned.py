@@ -1,4 +1,4 @@
-"""The learned reward: a reward model's score of (prompt, completion), through the same tokenise path that trained it."""
+"""The learned reward: a reward model's score of (prompt, completion), on the tokenise path that trained it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LearnedReward:
     ) -> list[float]:
         """One score per completion. A completion that was cut off is scored as if it ended there."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
-        return self.scores(texts).tolist()  # type: ignore[no-any-return]
+        return self.scores(texts).tolist()
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:

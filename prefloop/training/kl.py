@@ -1,4 +1,4 @@
-"""The price of KL: fixed, or adapted so that the KL per sequence goes to a target (Ziegler et al. 2019, section 2.2)."""
+"""The price of KL: fixed, or adapted so that the KL per sequence goes to a target (Ziegler et al. 2019, sect. 2.2)."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class Optimizer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm, foreach=True))
         if not math.isfinite(norm):
             raise RunError(
-                f"the gradient became {norm} at step {self.steps + 1} in {what}; lower the learning rate or look at those rows"
+                f"the gradient became {norm} at step {self.steps + 1} in {what}; "
+                "lower the learning rate or look at those rows"
             )
         rate = self.schedule.at(self.steps)
         for group in self.adam.param_groups:

@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Advance(Protocol):
-    def __call__(self, done: int, words: str = "") -> None: ...
+    """Says how far the work is."""
+
+    def __call__(self, done: int, words: str = "", /) -> None: ...
 
 
 @contextmanager

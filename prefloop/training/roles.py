@@ -35,6 +35,7 @@ def stored_architectures(ref: str) -> list[str]:
 
 
 def place_of(settings: RunSettings) -> tuple[torch.dtype, torch.device]:
+    """The number format and the device of a run."""
     device = pick_device(settings.device)
     return pick_dtype(settings.dtype, device), device
 
