@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prefloop.workflows.lineage import lineage
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
+    from prefloop.workflows.training import train, train_methods
 
 _HOME = {
     "init": "data",
@@ -45,6 +46,8 @@ __all__ = [
     "export",
     "label",
     "snapshot",
+    "train",
+    "train_methods",
     "report",
     "lineage",
     "runs",

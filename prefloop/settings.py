@@ -93,6 +93,14 @@ def check_keys(mapping: Mapping[str, Any], known: Mapping[str, Any], where: str)
             check_keys(value, _known(inner), f"{where}: {key}")
 
 
+def check_choice(what: str, given: str, known: Sequence[str]) -> None:
+    """Raises InputError, naming the nearest, when `given` is none of `known`."""
+    if given not in known:
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"{what}: unknown {given!r}; {hint}known: {', '.join(known)}")
+
+
 def as_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass as plain JSON values."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}

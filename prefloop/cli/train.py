@@ -103,6 +103,12 @@ def _methods() -> Answer:
     methods = prefloop.train_methods()
 
     def show(console: Console) -> None:
-        console.print(table("Methods", ["method", "what it does"], [[m["name"], m["summary"]] for m in methods]))
+        console.print(
+            table(
+                "Methods",
+                ["method", "learns from", "makes", "what it does"],
+                [[m["name"], m["data"], m["makes"], m["summary"]] for m in methods],
+            )
+        )
 
     return Answer({"methods": methods}, show)

@@ -149,7 +149,7 @@ class Run:
         return step, tensors, state
 
     def checkpoint(self, step: int, tensors: Callable[[], Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Write a checkpoint when the last one is old enough. Raises RunError after one that was asked to be the last."""
+        """Write a checkpoint when the last one is old enough. Raises RunError after it when asked to stop."""
         stop = run_lock.was_asked_to_stop(self.folder)
         if not stop and time.monotonic() - self._last_checkpoint < self.settings.checkpoint_seconds:
             return
@@ -171,6 +171,10 @@ class Run:
     def finish(self) -> None:
         """The job is done and its artifact written: the folder goes."""
         shutil.rmtree(self.folder)
+        self.close()
+
+    def close(self) -> None:
+        """Somebody else may work on this run now."""
         run_lock.give_back(self.folder)
 
 

@@ -6,14 +6,14 @@ wait for the parts that only `prefloop snapshot` needs.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefloop.artifacts.folder import Artifact, find_artifact, list_artifacts
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError
+from prefloop.settings import check_choice
 from prefloop.workflows.places import Place, store_of, workspace_at
 
 if TYPE_CHECKING:
@@ -137,14 +137,6 @@ def export(format: str, out: str | Path, *, workspace: Place = None, data: str |
 
     check_choice("--as", format, FORMATS)
     return write(_snapshot(workspace, data).path, format, Path(out))
-
-
-def check_choice(what: str, given: str, known: Sequence[str]) -> None:
-    """Raises InputError, naming the nearest, when `given` is none of `known`."""
-    if given not in known:
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{what}: unknown {given!r}; {hint}known: {', '.join(known)}")
 
 
 def _snapshot(workspace: Place, data: str | Path | None) -> Artifact:

@@ -20,9 +20,9 @@ UNFINISHED = ".runs"
 def runs(workspace: Place = None, *, stop: str | None = None, prune: bool = False) -> list[dict[str, Any]]:
     """Every job: `run` (its name), `method`, `state`, `step`, `artifact` (None until it is done) and `folder`.
 
-    `state` is running, unfinished or finished. `stop` names a running job, which saves a checkpoint after its
-    current step, ends, and can be resumed; it has the state stopping. `prune` removes the folders of unfinished jobs, which can then no longer
-    be resumed; they have the state removed. Raises InputError when `stop` names no running job.
+    `state` is running, unfinished or finished. `stop` names a running job, which saves a checkpoint after its current
+    step, ends, and can be resumed; it has the state stopping. `prune` removes the folders of unfinished jobs, which
+    can then no longer be resumed; they have the state removed. Raises InputError when `stop` names no running job.
     """
     place = workspace_at(workspace)
     waiting = unfinished(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,11 +17,13 @@ from prefloop.errors import InputError
 from prefloop.labelers.task_text import task_text
 from prefloop.models.load import BUILTIN, resolve
 from prefloop.records import Ledger, content_hash
-from prefloop.settings import as_dict, build_together, check_keys, merge, parse_overrides, read_yaml
+from prefloop.settings import as_dict, build_together, check_choice, merge, parse_overrides, read_yaml
 from prefloop.training.method import Inputs, Method
 from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
 from prefloop.training.run import Run, RunSettings, read_metrics
+from prefloop.workflows.places import Place, workspace_at, workspace_or_none
+from prefloop.workflows.references import artifact_at
 
 LOOPS: dict[str, Callable[[Any, Run], dict[str, Any]]] = {"offline": train_offline, "online": train_online}
 SNAPSHOT_KINDS = {
@@ -43,7 +46,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     dtype: str | None = None,
-    workspace: Workspace | str | Path | None = None,
+    workspace: Place = None,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Train with `method` and return `artifact`, `steps`, `seconds`, `metrics` and `ledger`.
@@ -54,7 +57,7 @@ def train(
     """
     started = time.monotonic()
     log = log or (lambda words: print(words, file=sys.stderr, flush=True))
-    check_keys({method: None}, METHODS, "train")
+    check_choice("train", method, tuple(METHODS))
     way = METHODS[method]
     mapping, base = _mapping(method, run)
     given = {"policy": policy, "data": data, "device": device, "dtype": dtype}
@@ -62,12 +65,12 @@ def train(
     mapping = merge({**way.defaults, **mapping}, parse_overrides(overrides))
     settings, config = build_together([RunSettings, way.config], mapping, str(run or f"train {method}"))
 
-    place = _workspace(workspace, needed=out is None)
+    place = workspace_at(workspace) if out is None else workspace_or_none(workspace)
     parents: list[str] = []
 
     def found(ref: str, kind: str) -> str:
         """The directory that `ref` names, as a parent of what is made."""
-        artifact = _artifact(place, ref, kind)
+        artifact = artifact_at(ref, kind, place)
         if artifact is None:
             return resolve(ref)
         parents.append(artifact.hash)
@@ -83,35 +86,43 @@ def train(
     if out is not None:
         _check_free(Path(out))
 
-    job.begin(resume)
-    ledger = Ledger()
-    algorithm = way.build(
-        config, job, Inputs(start, source, found, base, {"task_text": lambda s: task_text(10**9, s)}, ledger)
-    )
-    ledger.check(settings.max_dropped, str(source or method))
-    log(f"{method}: {ledger.used} rows ({ledger.words()})")
-    summary = LOOPS[way.loop](algorithm, job)
+    with contextlib.closing(job):
+        job.begin(resume)
+        ledger = Ledger()
+        algorithm = way.build(
+            config, job, Inputs(start, source, found, base, {"task_text": lambda s: task_text(10**9, s)}, ledger)
+        )
+        ledger.check(settings.max_dropped, str(source or method))
+        log(f"{method}: {ledger.used} rows ({ledger.words()})")
+        summary = LOOPS[way.loop](algorithm, job)
 
-    def fill(folder: Path) -> None:
-        algorithm.save(folder)
-        (folder / "metrics.jsonl").write_bytes((job.folder / "metrics.jsonl").read_bytes())
-        write_json(folder / "ledger.json", ledger.as_dict())
+        def fill(folder: Path) -> None:
+            algorithm.save(folder)
+            (folder / "metrics.jsonl").write_bytes((job.folder / "metrics.jsonl").read_bytes())
+            write_json(folder / "ledger.json", ledger.as_dict())
 
-    artifact = write_artifact(
-        place.artifacts if place is not None else Path(str(out)).parent,
-        way.makes,
-        settings.name or method,
-        fill,
-        settings=resolved,
-        parents=sorted(set(parents)),
-        seeds={"seed": settings.seed},
-        metrics={**_last(job.metrics), **summary},
-        extra={"method": method, "ledger": ledger.as_dict(), "seconds": round(time.monotonic() - started, 1)},
-        at=Path(out) if out is not None else None,
-    )
-    job.finish()
-    log(f"{way.makes}: {artifact.path}")
-    return _result(artifact, started)
+        artifact = write_artifact(
+            place.artifacts if place is not None else Path(str(out)).parent,
+            way.makes,
+            settings.name or method,
+            fill,
+            settings=resolved,
+            parents=sorted(set(parents)),
+            seeds={"seed": settings.seed},
+            metrics={**_last(job.metrics), **summary},
+            extra={"method": method, "ledger": ledger.as_dict(), "seconds": round(time.monotonic() - started, 1)},
+            at=Path(out) if out is not None else None,
+        )
+        job.finish()
+        log(f"{way.makes}: {artifact.path}")
+        return _result(artifact, started)
+
+
+def train_methods() -> list[dict[str, str]]:
+    """Every method: its `name`, what it needs (`data`), what it `makes`, and a `summary`."""
+    return [
+        {"name": name, "data": way.data, "makes": way.makes, "summary": way.summary} for name, way in METHODS.items()
+    ]
 
 
 def _mapping(method: str, run: str | Path | None) -> tuple[dict[str, Any], Path]:
@@ -126,35 +137,6 @@ def _mapping(method: str, run: str | Path | None) -> tuple[dict[str, Any], Path]
         if isinstance(mapping.get(key), str) and (base / mapping[key]).exists():
             mapping[key] = str((base / mapping[key]).resolve())
     return mapping, base
-
-
-def _workspace(workspace: Workspace | str | Path | None, *, needed: bool) -> Workspace | None:
-    if isinstance(workspace, Workspace):
-        return workspace
-    if workspace is not None:
-        return Workspace.open(workspace)
-    try:
-        return Workspace.find()
-    except InputError:
-        if needed:
-            raise
-        return None
-
-
-def _artifact(place: Workspace | None, ref: str, kind: str) -> Artifact | None:
-    """The artifact that `ref` names, or None when it is a plain model directory, a hub id or the built-in policy."""
-    if ref == "builtin":
-        return None
-    if (Path(ref) / MANIFEST).is_file():
-        return find_artifact(None, ref)
-    if Path(ref).exists() or place is None:
-        return None
-    try:
-        return find_artifact(place.artifacts, ref, kind)
-    except InputError:
-        if "/" in ref:
-            return None  # it may be a hub id
-        raise
 
 
 def _data(
@@ -174,20 +156,23 @@ def _data(
             raise InputError(
                 f"say what to train on: --data FILE (it needs {way.data}), or work in a workspace with snapshots"
             )
-        there = [
-            a
-            for a in list_artifacts(place.artifacts, "snapshot")
-            if a.manifest.get("rows_kind") in SNAPSHOT_KINDS[way.data]
-        ]
+        there = [a for a in list_artifacts(place.artifacts, "snapshot") if _rows_kind(a) in SNAPSHOT_KINDS[way.data]]
         if not there:
             raise InputError(
-                f"no snapshot of {way.data} in {place.root}; make one with: prefloop snapshot --as {way.data}, or give --data FILE"
+                f"no snapshot of {way.data} in {place.root}; "
+                f"make one with: prefloop snapshot --as {way.data}, or give --data FILE"
             )
-        best = next(k for k in SNAPSHOT_KINDS[way.data] if any(a.manifest["rows_kind"] == k for a in there))
-        artifact = find_artifact(None, str([a for a in there if a.manifest["rows_kind"] == best][-1].path))
+        best = next(k for k in SNAPSHOT_KINDS[way.data] if any(_rows_kind(a) == k for a in there))
+        artifact = find_artifact(None, str([a for a in there if _rows_kind(a) == best][-1].path))
         log(f"data: the newest snapshot of {best}, {artifact.path.name}")
     parents.append(artifact.hash)
     return artifact.path
+
+
+def _rows_kind(snapshot: Artifact) -> str | None:
+    """comparisons or demonstrations: what a snapshot was made as."""
+    kind: str | None = snapshot.manifest["settings"].get("as")
+    return kind
 
 
 def _run_folder(place: Workspace | None, out: str | Path | None, name: str, resolved: dict[str, Any]) -> Path:

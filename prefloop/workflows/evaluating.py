@@ -1,0 +1,218 @@
+"""`prefloop evaluate`: a reward model on pairs, or a policy against another; each figure with n and an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefloop.artifacts.files import write_json
+from prefloop.artifacts.folder import find_artifact, write_artifact
+from prefloop.artifacts.workspace import Workspace
+from prefloop.errors import InputError
+from prefloop.evaluation.floors import length_floor, tfidf_length_floor
+from prefloop.evaluation.interval import mean_interval, share_interval, sliced_shares
+from prefloop.evaluation.reward_model import evaluate_scores
+from prefloop.evaluation.win_rate import Judge, win_rate
+from prefloop.generation.policy import Completion, Policy
+from prefloop.generation.sampler import Sampling
+from prefloop.labelers.simulated import fresh_panel, judge
+from prefloop.labelers.task_world import Task, task_prompts
+from prefloop.models.device import pick_device, pick_dtype
+from prefloop.records import Comparison, Messages, as_messages, prompt_id
+from prefloop.rewards.checkers import check_many
+from prefloop.rewards.learned import LearnedReward
+from prefloop.snapshots.formats import load_comparisons, load_prompts
+from prefloop.workflows.places import Place, workspace_or_none
+from prefloop.workflows.references import artifact_at, model_at
+from prefloop.workflows.sampling import read_prompts
+
+FRESH_TASKS = 240
+"""Tasks that policies are compared on when no prompts are given."""
+
+
+def evaluate(
+    model: str,
+    *,
+    comparisons: str | Path | None = None,
+    against: str | None = None,
+    prompts: Sequence[Any] | str | Path | None = None,
+    judged_by: str | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    workspace: Place = None,
+    log: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a reward model (`comparisons`) or a policy (`against` another). In a workspace the result is kept.
+
+    A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, floors and length bias beside them. A snapshot's
+    held-out part is used; of any other file every pair is.
+    A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. It is judged
+    by `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a list,
+    a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so many.
+    Raises InputError for models or data that do not fit.
+    """
+    place = workspace_or_none(workspace)
+    say = log or (lambda words: None)
+    if comparisons is not None:
+        result = _reward_model(model, comparisons, seed, device, dtype, place, say)
+        return _kept(place, model, "reward_model", result, seed)
+    if against is None:
+        raise InputError("evaluate needs comparisons (of a reward model) or another policy to measure against")
+    asked = _prompts(prompts, seed, place)[:limit]
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype) for ref in (model, against)]
+    messages = [as_messages(p) for p in asked]
+    answers = []
+    for number, (ref, policy) in enumerate(zip((model, against), policies, strict=True)):
+        say(f"sampling {len(asked)} answers of {ref}")
+        groups = policy.answer(messages, 1, sampling, seed=seed + number)
+        answers.append([group[0] for group in groups])
+    result = compare_answers(messages, answers[0], answers[1], _judge(judged_by, seed, device, dtype, place), seed)
+    result |= {"judge": judged_by or "simulated", "against": against}
+    result["kl"] = divergence(policies[0], policies[1], messages, answers[0], seed)
+    return _kept(place, model, "policy", result, seed)
+
+
+def compare_answers(
+    messages: Sequence[Messages], ours: Sequence[Completion], theirs: Sequence[Completion], judged_by: Judge, seed: int
+) -> dict[str, Any]:
+    """Win rate, length and share of completions that ended, of two lists of answers."""
+    return {
+        "win_rate": win_rate(messages, [c.text for c in ours], [c.text for c in theirs], judged_by, seed=seed),
+        "length": {
+            name: mean_interval([len(c.sample.ids) for c in side], seed=seed).as_dict()
+            for name, side in (("policy", ours), ("against", theirs))
+        },
+        "terminated": {
+            name: share_interval([c.terminated for c in side], seed=seed).as_dict()
+            for name, side in (("policy", ours), ("against", theirs))
+        },
+    }
+
+
+def divergence(
+    policy: Policy, reference: Policy, messages: Sequence[Messages], answers: Sequence[Completion], seed: int
+) -> dict[str, Any] | None:
+    """KL(policy, reference) in nats per sequence, estimated on the policy's own samples; None for unlike tokenizers."""
+    if policy.template.tokenizer.get_vocab() != reference.template.tokenizer.get_vocab():
+        return None
+    samples = [answer.sample for answer in answers]
+    difference = policy.logprobs(messages, samples) - reference.logprobs(messages, samples)
+    return mean_interval(difference.tolist(), seed=seed).as_dict()
+
+
+def gold(tasks: Sequence[Task], answers: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Share of answers that pass their task's checker, with families: `{"value", "low", "high", "n", "families"}`."""
+    checks = check_many([(t.family, t.prompt, a, t.spec) for t, a in zip(tasks, answers, strict=True)])
+    passed = [check.passed for check in checks]
+    groups = [prompt_id(as_messages(t.prompt)) for t in tasks]
+    families = sliced_shares(passed, groups, [t.family for t in tasks], seed=seed)
+    return share_interval(passed, groups, seed=seed).as_dict() | {"families": families}
+
+
+def _reward_model(
+    ref: str,
+    comparisons: str | Path,
+    seed: int,
+    device: str,
+    dtype: str,
+    place: Workspace | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Accuracy, calibration, slices and floors of a reward model on held-out pairs."""
+    source = _source(comparisons, place)
+    test = _held_out(source)
+    where = pick_device(device)
+    reward = LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
+    say(f"scoring {len(test)} pairs")
+    prompts = [pair.prompt for pair in test]
+    chosen, rejected = reward(prompts, [p.chosen for p in test]), reward(prompts, [p.rejected for p in test])
+    groups = [prompt_id(prompt) for prompt in prompts]
+    subsets = [str(pair.columns.get("subset")) for pair in test]
+    result = evaluate_scores(
+        chosen,
+        rejected,
+        groups,
+        [pair.label for pair in test],
+        chosen_lengths=[len(p.chosen) for p in test],
+        rejected_lengths=[len(p.rejected) for p in test],
+        slices={"subset": subsets} if len(set(subsets)) > 1 else None,
+        temperature=len(set(groups)) >= 2,
+        seed=seed,
+    )
+    result["floors"] = {"length": length_floor(test, seed=seed)}
+    if Path(source).is_dir():
+        train, _ = load_comparisons(source, split="train")
+        try:
+            result["floors"]["tfidf"] = tfidf_length_floor(train, test, seed=seed)
+        except InputError as error:
+            say(f"no TF-IDF floor: {error}")
+    return result
+
+
+def _source(ref: str | Path, place: Workspace | None) -> str | Path:
+    """A file or hub id as it is; a snapshot's folder for its name or hash."""
+    if Path(ref).exists() or place is None:
+        return ref
+    try:
+        return find_artifact(place.artifacts, str(ref), "snapshot").path
+    except InputError:
+        if "/" in str(ref):
+            return str(ref)
+        raise
+
+
+def _held_out(source: str | Path) -> list[Comparison]:
+    pairs, _ = load_comparisons(source, split="test" if Path(source).is_dir() else None)
+    return pairs
+
+
+def _prompts(prompts: Sequence[Any] | str | Path | None, seed: int, place: Workspace | None) -> list[Any]:
+    if prompts is None:
+        return [task.prompt for task in task_prompts(FRESH_TASKS, seed, split="fresh")]
+    if not isinstance(prompts, str | Path):
+        return list(prompts)
+    source = _source(prompts, place)
+    if Path(source).is_dir():
+        return list({prompt_id(p): p for p in load_prompts(source, split="test")[0]}.values())
+    return read_prompts(source)
+
+
+def _judge(ref: str | None, seed: int, device: str, dtype: str, place: Workspace | None) -> Judge:
+    """Simulated people that nobody has trained on, or a reward model."""
+    if ref is None or ref == "simulated":
+        return judge(fresh_panel(5, seed), seed)
+    where = pick_device(device)
+    reward = LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
+
+    def verdicts(prompts: Sequence[Any], firsts: Sequence[str], seconds: Sequence[str]) -> list[str]:
+        messages = [as_messages(p) for p in prompts]
+        return [
+            "a" if a > b else "b" if b > a else "tie"
+            for a, b in zip(reward(messages, firsts), reward(messages, seconds), strict=True)
+        ]
+
+    return verdicts
+
+
+def _kept(place: Workspace | None, ref: str, kind: str, result: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Store the result beside the model, so that a report can show it."""
+    artifact = artifact_at(ref, kind, place)
+    if place is None or artifact is None:
+        return result
+    stored = write_artifact(
+        place.artifacts,
+        "evaluation",
+        artifact.name,
+        lambda folder: write_json(folder / "evaluation.json", result),
+        settings={"model": ref},
+        parents=[artifact.hash],
+        seeds={"seed": seed},
+        metrics=result,
+    )
+    return {**result, "artifact": str(stored.path)}

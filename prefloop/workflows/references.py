@@ -1,0 +1,48 @@
+"""What people call a model: `builtin`, a folder, a hub id, or the name or hash of an artifact of the workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, list_artifacts, read_artifact
+from prefloop.artifacts.workspace import Workspace
+from prefloop.errors import InputError
+from prefloop.models.load import resolve
+
+
+def artifact_at(ref: str, kind: str, place: Workspace | None) -> Artifact | None:
+    """The artifact that `ref` names, every file checked; None for the built-in policy, a plain folder or a hub id.
+
+    Raises InputError for a name that the workspace does not know, and for an artifact of another kind.
+    """
+    if ref == "builtin":
+        return None
+    if (Path(ref) / MANIFEST).is_file():
+        found = read_artifact(Path(ref))
+        if found.kind != kind:
+            raise InputError(f"{ref} is a {found.kind}, and a {kind} is needed here")
+        return found
+    if Path(ref).exists() or place is None:
+        return None
+    try:
+        return find_artifact(place.artifacts, ref, kind)
+    except InputError:
+        if "/" in ref:
+            return None  # it may be a hub id
+        raise
+
+
+def model_at(ref: str, kind: str, place: Workspace | None) -> str:
+    """The folder or hub id to load for `ref`. Raises InputError when it cannot be a model."""
+    artifact = artifact_at(ref, kind, place)
+    return resolve(ref) if artifact is None else str(artifact.path)
+
+
+def kind_of(ref: str, place: Workspace | None) -> str | None:
+    """The kind of the artifact that `ref` names, or None when it names none."""
+    if (Path(ref) / MANIFEST).is_file():
+        return read_artifact(Path(ref)).kind
+    if place is None:
+        return None
+    named = [a for a in list_artifacts(place.artifacts) if ref in (a.name, a.path.name) or a.hash.startswith(ref)]
+    return named[-1].kind if named else None
