@@ -127,13 +127,14 @@ def list_artifacts(root: Path, kind: str | None = None) -> list[Artifact]:
 def find_artifact(root: Path | None, ref: str, kind: str | None = None) -> Artifact:
     """By path, by hash (or a prefix of 6 or more), or by name (the newest).
 
+    An evaluation has the name of what it measured, and is meant only where nothing else has that name.
     Raises InputError that lists what there is.
     """
     if (Path(ref) / MANIFEST).is_file():
         return read_artifact(Path(ref))
     there = list_artifacts(root, kind) if root is not None else []
     by_hash = [a for a in there if len(ref) >= 6 and a.hash.startswith(ref)]
-    by_name = [a for a in there if ref in (a.name, a.path.name)]
+    by_name = sorted((a for a in there if ref in (a.name, a.path.name)), key=lambda a: a.kind != "evaluation")
     for found in (by_name, by_hash):
         if found:
             return read_artifact(found[-1].path)

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from prefloop.cli.streams import printable
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -74,8 +76,10 @@ def _cell(value: Any) -> str:
         return f"{value:.4g}" if math.isfinite(value) else "-"
     if value is None:
         return "-"
+    if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= value.keys():
+        return f"{_cell(value['value'])} ({_cell(value['low'])} to {_cell(value['high'])}, n {_cell(value['n'])})"
     if isinstance(value, Mapping):
         return "  ".join(f"{escape(str(key))} {_cell(inner)}" for key, inner in value.items()) or "-"
     if isinstance(value, list | tuple):
         return ", ".join(_cell(inner) for inner in value) or "-"
-    return escape(str(value))
+    return escape(printable(str(value)))

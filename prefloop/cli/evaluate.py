@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,13 +38,27 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         prompts: Annotated[
-            Path | None,
+            str | None,
             typer.Option(
                 "--prompts",
-                metavar="FILE",
-                help="What both policies are asked; otherwise fresh tasks.",
+                metavar="FILE|NAME",
+                help="What both are asked: a file, or a snapshot's held-out prompts; otherwise fresh tasks.",
                 show_default=False,
             ),
+        ] = None,
+        judged_by: Annotated[
+            str | None,
+            typer.Option(
+                "--judge",
+                metavar="simulated|MODEL",
+                help="Who judges: simulated people (they know the demo's tasks only) or a reward model.",
+                show_default="simulated",
+            ),
+        ] = None,
+        max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion.")] = 128,
+        temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="Of both policies.")] = 1.0,
+        limit: Annotated[
+            int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.", show_default=False)
         ] = None,
         seed: SeedOption = 0,
         device: DeviceOption = "auto",
@@ -65,6 +78,10 @@ def register(app: typer.Typer) -> None:
             comparisons=comparisons,
             against=against,
             prompts=prompts,
+            judged_by=judged_by,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            limit=limit,
             seed=seed,
             device=device,
             dtype=dtype,

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from prefloop.cli.answer import Answer
-from prefloop.cli.streams import log
+from prefloop.cli.streams import log, printable
 from prefloop.cli.verb import DeviceOption, DtypeOption, SeedOption, WorkspaceOption, verb
 
 
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
         app,
         "sample",
         "prefloop sample --policy builtin --prompts prompts.jsonl --per-prompt 4 --json",
-        "prefloop sample --policy sft --per-prompt 2 --ask comparison",
+        "prefloop sample --policy sft --per-prompt 2 --ask comparison --overlap 2",
     )
     def sample(
         policy: Annotated[
@@ -57,6 +57,7 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         overlap: Annotated[int, typer.Option("--overlap", min=1, help="How many people answer each question.")] = 1,
+        round: Annotated[int, typer.Option("--round", help="The round that the questions belong to.")] = 0,
         out: Annotated[
             Path | None,
             typer.Option(
@@ -80,15 +81,18 @@ def register(app: typer.Typer) -> None:
             dtype=dtype,
             ask=ask,
             overlap=overlap,
+            round=round,
             workspace=workspace,
             out=out,
             log=log,
         )
 
         def show(console: Console) -> None:
+            if "questions" in result:
+                console.print(f"{result['questions']} questions are in the queue")
             for item in result["completions"]:
                 console.rule(_opening(item["prompt"]), align="left")
-                console.print(item["completion"] + ("" if item["terminated"] else " […]"), markup=False)
+                console.print(printable(item["completion"]) + ("" if item["terminated"] else " […]"), markup=False)
 
         return Answer(result, show)
 
@@ -98,4 +102,4 @@ def _opening(prompt: object) -> str:
     from rich.markup import escape
 
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if isinstance(prompt, list) else str(prompt)
-    return escape(" ".join(str(text).split())[:100])
+    return escape(printable(" ".join(str(text).split())[:100]))

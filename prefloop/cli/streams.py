@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -35,4 +36,9 @@ def only_the_answer() -> Iterator[TextIO]:
 
 def log(message: str) -> None:
     """One line of progress, on standard error."""
-    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(message)
+    Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(printable(message))
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what a model or a file says must not steer the terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)
