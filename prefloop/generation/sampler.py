@@ -7,6 +7,7 @@ behind, so nothing is padded on the left. The sampled token's log-probability co
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,11 @@ class SlotCache(Cache):  # type: ignore[misc]
     def place(self, prompts: Any, rows: Sequence[int], slots: Sequence[int], lengths: Int[Tensor, "n"]) -> None:
         """Copy row `rows[i]` of a prefilled cache into slot `slots[i]`."""
         for layer, filled in enumerate(prompts.layers):
+            if filled.is_sliding and filled.sliding_window < self.width:
+                raise InputError(
+                    f"this model attends to the last {filled.sliding_window} tokens only, and prompt plus answer may "
+                    f"have {self.width}; the sampler has no sliding window: give fewer new tokens or shorter prompts"
+                )
             if len(self.keys) == layer:
                 _, heads, _, size = filled.keys.shape
                 for store in (self.keys, self.values):
@@ -108,6 +114,11 @@ class Sampler:
         declared = getattr(model.generation_config, "eos_token_id", None)
         self.stops = {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
         self.positions = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            raise InputError(
+                f"{type(model).__name__} takes no position ids, so sequences of different lengths cannot be sampled "
+                "together; use an architecture such as Llama, Qwen, Mistral, Gemma or GPT-2"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -134,7 +145,8 @@ class Sampler:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         waiting = deque((i, k) for i in order for k in range(per_prompt))
         total, done = len(waiting), 0
-        pool = _Pool(self, min(self.slots, total), longest + sampling.max_new_tokens, sampling, generator)
+        width = min(longest + sampling.max_new_tokens, self.positions)
+        pool = _Pool(self, min(self.slots, total), width, sampling, generator)
         self.model.eval()
         while waiting or pool.busy:
             free = pool.free

@@ -44,7 +44,8 @@ class CompletionLogprobs:
         """Log-probabilities, entropies if asked for, of softmax(logits / temperature), in nats; 0 where not valid."""
         position = (starts[:, None] + torch.arange(valid.shape[1], device=ids.device)).clamp_max(ids.shape[1] - 1)
         row = torch.arange(len(ids), device=ids.device)[:, None].expand_as(position)
-        logits = self._logits(ids, row[valid], position[valid] - 1) / temperature
+        # In float32 before the division, as the sampler does: otherwise the two round differently.
+        logits = self._logits(ids, row[valid], position[valid] - 1).float() / temperature
         result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
         logprobs = result.masked_scatter(valid, token_logprobs(logits, ids[row[valid], position[valid]]))
         return logprobs, result.masked_scatter(valid, token_entropy(logits)) if entropy else None
@@ -65,7 +66,7 @@ class CompletionLogprobs:
         whole = self.full(input_ids=ids, use_cache=False).logits
         parts = self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state) if self.head else None
         self.full.train(training)
-        return parts is not None and torch.equal(whole, parts)
+        return parts is not None and whole.dtype == parts.dtype and torch.equal(whole, parts)
 
 
 class ScoreHead:

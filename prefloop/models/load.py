@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -87,16 +89,26 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
 
 def load_policy(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A causal language model, in eval mode. Raises InputError when it cannot be loaded."""
-    model: PreTrainedModel = _from(AutoModelForCausalLM, resolve(ref), dtype=dtype, use_safetensors=True)
+    model, missing = _weights(AutoModelForCausalLM, resolve(ref), dtype)
+    if missing:
+        raise InputError(f"{ref} lacks weights of a policy ({missing[0]}); is it a reward model?")
     return model.to(device).eval()
 
 
-def load_reward_model(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """A sequence classifier with one label, in eval mode. From a policy, the head is new and not yet trained."""
-    place = resolve(ref)
-    model: PreTrainedModel = _from(
-        AutoModelForSequenceClassification, place, dtype=dtype, use_safetensors=True, num_labels=1
-    )
+def load_reward_model(
+    ref: str | Path, dtype: torch.dtype, device: torch.device, *, new_head: bool = False
+) -> PreTrainedModel:
+    """A sequence classifier with one label, in eval mode.
+
+    A policy has no score head: it is refused (InputError), or given a new one when `new_head` is True.
+    """
+    model, missing = _weights(AutoModelForSequenceClassification, resolve(ref), dtype, num_labels=1)
+    if other := [name for name in missing if not name.startswith("score.")]:
+        raise InputError(f"{ref} lacks weights of its architecture ({other[0]}); its files are not whole")
+    if missing and not new_head:
+        raise InputError(
+            f"{ref} has no score head: it is a policy, not a reward model; make one with: prefloop train reward_model"
+        )
     return model.to(device).eval()
 
 
@@ -113,9 +125,24 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     tokenizer.save_pretrained(folder)
 
 
+def _weights(auto: Any, place: str, dtype: torch.dtype, **arguments: Any) -> tuple[PreTrainedModel, list[str]]:
+    """A model, and the names of those of its weights that were not in the files: they are random numbers."""
+    model, info = _from(auto, place, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments)
+    return model, sorted(info["missing_keys"])
+
+
 def _from(auto: Any, place: str, **arguments: Any) -> Any:
     try:
         return auto.from_pretrained(place, trust_remote_code=False, local_files_only=Path(place).is_dir(), **arguments)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{place} could not be loaded as {auto.__name__}: {reason}") from None

@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from prefloop.errors import InputError
 from prefloop.records import Message
 
+ROLES = ("system", "user", "assistant")
+
 PLAIN = (
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}"
     "{% elif m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\n' }}"
@@ -50,13 +52,23 @@ class Template:
         self.eos_id = int(tokenizer.eos_token_id)
         # Padding is told from text by lengths, never by id, so a tokenizer whose pad is its eos does no harm here.
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
-        self._special = sorted({str(t) for t in tokenizer.all_special_tokens}, key=len, reverse=True)
+        # Turn markers such as Llama 3's are control tokens too, but stand in no attribute of the tokenizer.
+        control = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+        self._special = sorted({*control, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
+        # Whether BOS comes first is the tokenizer's own habit: with it the model was trained.
+        own = list(tokenizer("a")["input_ids"])
+        self._bos = own[:1] if tokenizer.bos_token_id is not None and own[:1] == [tokenizer.bos_token_id] else []
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the conversation so far, ending where the assistant begins to answer.
 
-        Raises InputError for a role that the template does not take.
+        BOS comes once, from the template or else from the tokenizer's own habit. Raises InputError for a role that
+        the template does not take.
         """
+        roles = [m["role"] for m in messages]
+        if strange := sorted({*roles} - {*ROLES}):
+            # A template writes the role into its markers, so any other word could forge one.
+            raise InputError(f"unknown role {strange[0]!r}; a message's role is one of {', '.join(ROLES)}")
         try:
             text = self.tokenizer.apply_chat_template(
                 [{"role": m["role"], "content": self._disarm(m["content"])} for m in messages],
@@ -64,9 +76,13 @@ class Template:
                 add_generation_prompt=True,
             )
         except Exception as error:  # jinja raises whatever the template's author chose
-            roles = [m["role"] for m in messages]
             raise InputError(f"the chat template does not take messages with roles {roles}: {error}") from None
-        return list(self.tokenizer(str(text), add_special_tokens=self._adds_bos(str(text)))["input_ids"])
+        ids = list(self.tokenizer(str(text), add_special_tokens=False)["input_ids"])
+        return ids if ids[:1] == self._bos else [*self._bos, *ids]
+
+    def fit(self, prompt: list[int], room: int) -> list[int]:
+        """A prompt longer than `room` ids keeps its end (the question) and its first id (BOS)."""
+        return prompt if len(prompt) <= room else [prompt[0], *prompt[len(prompt) - room + 1 :]]
 
     def completion(self, text: str, terminated: bool = True) -> list[int]:
         """Ids of an answer; with EOS when it is whole."""
@@ -82,21 +98,13 @@ class Template:
         `max_length` is left to it. A completion that is still too long loses its end and its EOS.
         """
         prompt, answer = self.prompt(messages), self.completion(completion, terminated)
-        cut = False
-        room = max(max_length // 2, max_length - len(answer))
-        if len(prompt) > room:
-            prompt, cut = [prompt[0], *prompt[len(prompt) - room + 1 :]], True
-        kept = answer[: max_length - len(prompt)]
-        return Encoded([*prompt, *kept], len(prompt), len(kept) < len(answer), cut)
+        fitted = self.fit(prompt, max(max_length // 2, max_length - len(answer)))
+        kept = answer[: max_length - len(fitted)]
+        return Encoded([*fitted, *kept], len(fitted), len(kept) < len(answer), len(fitted) < len(prompt))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a completion's ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-    def _adds_bos(self, text: str) -> bool:
-        # A template that writes BOS itself must not get a second one from the tokenizer.
-        bos = self.tokenizer.bos_token
-        return bos is not None and not text.startswith(str(bos)) and self.tokenizer.chat_template != PLAIN
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _disarm(self, text: str) -> str:
         # Text that spells a control token stays text: people and models must not be able to forge a turn.

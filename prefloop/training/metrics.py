@@ -23,6 +23,15 @@ class Means:
             self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + (value * weight).sum().cpu()
             self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + weight.sum().cpu()
 
+    def state(self) -> dict[str, list[float]]:
+        """Sums and counts so far, for a checkpoint."""
+        return {name: [float(total), float(self._counts[name])] for name, total in self._sums.items()}
+
+    def load(self, state: Mapping[str, list[float]]) -> None:
+        """Take up what `state()` gave."""
+        self._sums = {name: torch.tensor(pair[0], dtype=torch.double) for name, pair in state.items()}
+        self._counts = {name: torch.tensor(pair[1], dtype=torch.double) for name, pair in state.items()}
+
     def read(self) -> dict[str, float]:
         """The means so far, and start again."""
         result = {name: float(total / self._counts[name].clamp_min(1e-12)) for name, total in self._sums.items()}

@@ -74,7 +74,8 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
         raise RunError("there is no prompt to sample from")
     rollouts = s.steps if s.steps is not None else max(1, round(s.epochs * len(algorithm.prompts) / s.batch_size))
     updates = algorithm.rollout_epochs * algorithm.minibatches
-    schedule = Schedule(s.lr, rollouts * updates, s.warmup, s.schedule)
+    ends = None if s.stop_at is None else s.stop_at * updates
+    schedule = Schedule(s.lr, rollouts * updates, s.warmup, s.schedule, ends, s.cooldown * updates)
     optimizer = Optimizer(
         trainable(algorithm.models),
         schedule,
@@ -83,6 +84,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
         eps=1e-5,
         max_grad_norm=s.max_grad_norm,
     )
+    rollouts = min(rollouts, s.stop_at or rollouts)
     first = 0
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
@@ -117,7 +119,9 @@ def sample_rollout(
     algorithm: OnlineAlgorithm, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int
 ) -> tuple[Rollout, list[str]]:
     """One completion for each prompt, scored as text through the reward's own tokenise path."""
-    ids = [algorithm.template.prompt(p)[-(run.settings.max_length - 1) :] for p in prompts]
+    longest = run.settings.max_length
+    room = max(longest // 2, longest - algorithm.sampling.max_new_tokens)
+    ids = [algorithm.template.fit(algorithm.template.prompt(p), room) for p in prompts]
     drawn = sampler(ids, 1, algorithm.sampling, generator(run.settings.seed, "rollout", step))
     samples = [group[0] for group in drawn]
     texts = [algorithm.template.decode(s.ids) for s in samples]

@@ -30,7 +30,7 @@ class Rollout:
     scores: Float[Tensor, "B"]
     """The reward of each whole sequence."""
     weight_version: int
-    """Optimizer steps that the policy had behind it when it sampled."""
+    """Rollouts that the policy had been trained on when it sampled."""
     added: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
