@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 from prefloop.version import __version__
 
 if TYPE_CHECKING:
+    from prefloop.workflows.chat import chat
     from prefloop.workflows.data import export, import_data, init, label, snapshot
+    from prefloop.workflows.demo import demo
     from prefloop.workflows.doctor import doctor
+    from prefloop.workflows.evaluating import evaluate
     from prefloop.workflows.lineage import lineage
+    from prefloop.workflows.loop import loop
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
+    from prefloop.workflows.sampling import sample
     from prefloop.workflows.training import train, train_methods
 
 _HOME = {
@@ -42,16 +47,21 @@ _HOME = {
 __all__ = [
     "__version__",
     "init",
+    "demo",
     "import_data",
     "export",
+    "sample",
     "label",
     "snapshot",
     "train",
     "train_methods",
+    "evaluate",
     "report",
     "lineage",
+    "chat",
     "runs",
     "doctor",
+    "loop",
 ]
 
 

@@ -17,6 +17,7 @@ from prefloop.algorithms import METHODS
 from prefloop.artifacts.workspace import WorkspaceSettings
 from prefloop.cli.app import app
 from prefloop.training.run import RunSettings
+from prefloop.workflows.loop import LoopConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -77,9 +78,10 @@ def test_every_method_has_a_page_with_its_settings_and_an_example(method: str) -
     assert f"`{method}`" in text("training")
 
 
-@pytest.mark.parametrize("owner", ["settings", "workspace", *METHODS])
+@pytest.mark.parametrize("owner", ["settings", "workspace", "loop", *METHODS])
 def test_every_setting_stands_on_its_page(owner: str) -> None:
-    cls = {"settings": RunSettings, "workspace": WorkspaceSettings}.get(owner) or METHODS[owner].config
+    shared = {"settings": RunSettings, "workspace": WorkspaceSettings, "loop": LoopConfig}
+    cls = shared.get(owner) or METHODS[owner].config
     for inner in settings_classes(cls):
         for field in dataclasses.fields(inner):
             assert f"| `{field.name}` |" in text(owner), (

@@ -125,6 +125,8 @@ def explain_os_error(error: OSError) -> str:
 
 def how_to_go_on(given: Sequence[str]) -> str:
     """The command that continues what was interrupted."""
+    if given[:1] == ["demo"] and "--dir" not in given:
+        return "Go on in the folder that was named above, with:  prefloop demo --dir FOLDER"
     if given[:1] != ["train"]:
         return "What was finished is kept, nothing is half-written; run the same command again"
     again = [*given] if "--resume" in given else [*given, "--resume"]

@@ -204,4 +204,5 @@ def test_an_interrupted_training_is_told_to_resume() -> None:
     from prefloop.cli.app import how_to_go_on
 
     assert how_to_go_on(["train", "sft", "my run.yaml"]).endswith("prefloop train sft 'my run.yaml' --resume")
+    assert how_to_go_on(["demo", "--seed", "1"]).endswith("prefloop demo --dir FOLDER")
     assert how_to_go_on(["train", "sft", "--resume"]).endswith("prefloop train sft --resume")
