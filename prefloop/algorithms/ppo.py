@@ -44,6 +44,8 @@ class PPOConfig:
 
     reward_model: str = "reward_model"
     """The reward model: an artifact's name or hash, or a directory."""
+    reference: str | None = None
+    """What the KL is measured against; without it the policy at the start."""
     beta: float = 0.05
     """Price of a nat of KL from the reference."""
     kl_target: float | None = None
@@ -182,13 +184,14 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
     dtype, device = place_of(s)
     template = Template(load_tokenizer(inputs.policy))
     rewarder = inputs.resolve(config.reward_model, "reward_model")
+    reference = inputs.resolve(config.reference, "policy") if config.reference is not None else inputs.policy
     assert inputs.data is not None
     return PPO(
         config,
         s,
         policy=trained_policy(inputs.policy, s),
         critic=trained_reward_model(rewarder, s, template.pad_id),
-        reference=load_policy(inputs.policy, dtype, device).requires_grad_(False),
+        reference=load_policy(reference, dtype, device).requires_grad_(False),
         reward=LearnedReward(rewarder, dtype, device, max_length=s.max_length),
         prompts=train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped),
         template=template,

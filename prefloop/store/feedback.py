@@ -100,6 +100,13 @@ def add_prompts(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
     return [row["id"] for row in rows]
 
 
+def stored_prompts(store: Store) -> list[Messages]:
+    """Every prompt as messages, in a stable order; erased ones are left out."""
+    query = sa.select(prompts.c.messages).where(prompts.c.messages.is_not(None)).order_by(prompts.c.id)
+    with store.read() as connection:
+        return [as_messages(row.messages) for row in connection.execute(query)]
+
+
 def add_completions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
     """Add completions and return their ids, one per item; the same text of the same policy and settings is one.
 

@@ -21,7 +21,7 @@ from prefloop.errors import RunError
 from prefloop.training.metrics import Means
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
-from prefloop.training.run import Run
+from prefloop.training.run import Run, generator
 
 
 @dataclass
@@ -76,25 +76,28 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
     trained = {name: p for name, p in algorithm.model.named_parameters() if p.requires_grad}
     optimizer = Optimizer(
         trained.values(),
-        Schedule(s.lr, steps, s.warmup, s.schedule),
+        Schedule(s.lr, steps, s.warmup, s.schedule, s.stop_at, s.cooldown),
         weight_decay=s.weight_decay,
         max_grad_norm=s.max_grad_norm,
     )
     best: dict[str, Tensor] = {}
     state: dict[str, Any] = {"best_loss": None, "best_step": 0, "waited": 0, "stopped": False}
-    first = 0
+    steps = min(steps, s.stop_at or steps)
+    first, means = 0, Means()
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, first)
+        means.load(state.pop("means", {}))
         best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
 
-    means = Means()
     with progress(algorithm.name, steps, first) as advance:
         for step in range(first, steps):
             if state["stopped"]:
                 break
             batch = [rows[i] for i in batch_indices(len(rows), s.batch_size, step, s.seed)]
             algorithm.model.train()
+            # Dropout draws from the global stream: as a function of (seed, step) it survives a resume on any device.
+            torch.manual_seed(generator(s.seed, "dropout", step).initial_seed())
             values = _one_batch(algorithm, optimizer, batch, s.micro_batch_tokens, means)
             means.add({k: torch.tensor(v) for k, v in optimizer.step(_named(algorithm, batch)).items()})
             done = step + 1
@@ -103,7 +106,8 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
             if (s.eval_every and done % s.eval_every == 0) or done == steps:
                 _measure(algorithm, run, done, trained, state, best)
             advance(done, f"loss {values:.3f}")
-            run.checkpoint(done, lambda: {**optimizer.tensors(), **{f"best/{k}": v for k, v in best.items()}}, state)
+            kept = {**state, "means": means.state()}
+            run.checkpoint(done, lambda: {**optimizer.tensors(), **{f"best/{k}": v for k, v in best.items()}}, kept)
     if best:
         with torch.no_grad():
             for name, parameter in trained.items():

@@ -25,9 +25,19 @@ class Schedule:
     steps: int
     warmup: int
     kind: Literal["constant", "linear", "cosine"]
+    stop_at: int | None = None
+    cooldown: int = 0
 
     def at(self, step: int) -> float:
-        """Rate of the step numbered `step`, counted from 0: up over the warm-up, then constant or down to 0."""
+        """Rate of the step numbered `step`, counted from 0: up over the warm-up, then constant or down to 0.
+
+        Over the `cooldown` steps before `stop_at` it falls in a straight line from where it was to 0.
+        """
+        if self.stop_at is not None and self.cooldown and step > (turn := self.stop_at - self.cooldown):
+            return self._scheduled(turn) * max(0, self.stop_at - step) / self.cooldown
+        return self._scheduled(step)
+
+    def _scheduled(self, step: int) -> float:
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
@@ -112,7 +122,8 @@ class Optimizer:
         for i, master in enumerate(self.masters):
             master.copy_(tensors[f"master/{i}"])
             state = {
-                key.split("/")[1]: value.to(master.device) if value.ndim else value.clone()
+                # A copy: Adam writes into it; also its step count lives on the device, because it is a fused one.
+                key.split("/")[1]: value.to(master.device, copy=True)
                 for key, value in tensors.items()
                 if key.startswith("adam/") and key.endswith(f"/{i}")
             }

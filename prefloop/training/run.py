@@ -73,6 +73,10 @@ class RunSettings:
     """What the learning rate does after the warm-up; linear and cosine end at 0."""
     warmup: NonNegativeInt = 0
     """Steps over which the learning rate rises from 0."""
+    stop_at: PositiveInt | None = None
+    """End after this step, before the schedule does; for a run that is cut short in good order."""
+    cooldown: NonNegativeInt = 0
+    """Steps before `stop_at` over which the learning rate falls in a straight line to 0."""
     weight_decay: NonNegativeFloat = 0.0
     """AdamW's decay of matrices; vectors are never decayed."""
     max_grad_norm: PositiveFloat = 1.0

@@ -27,7 +27,7 @@ def chat(
 
     Raises InputError for a model that cannot be loaded or a conversation that has outgrown it.
     """
-    say = log or (lambda words: print(words, file=sys.stderr, flush=True))  # noqa: T201
+    say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     actor = Policy(model_at(policy, "policy", workspace_or_none(workspace)), device=device, dtype=dtype)
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     messages: Messages = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def train(
     data: str | Path | None = None,
     policy: str | Path | None = None,
     out: str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] | Mapping[str, Any] = (),
     resume: bool = False,
     device: str | None = None,
     dtype: str | None = None,
@@ -51,7 +51,7 @@ def train(
 ) -> dict[str, Any]:
     """Train with `method` and return `artifact`, `steps`, `seconds`, `metrics` and `ledger`.
 
-    `run` is a YAML of settings; the arguments and `overrides` ("key=value") are laid on it. Without `data` the newest
+    `run` is a YAML of settings; the arguments and `overrides` ("key=value", or a mapping) are laid on it. Without `data` the newest
     snapshot that fits is taken. With `out` the result goes there and no workspace is needed.
     Raises InputError for wrong settings, data or models; RunError when the work fails.
     """
@@ -62,7 +62,8 @@ def train(
     mapping, base = _mapping(method, run)
     given = {"policy": policy, "data": data, "device": device, "dtype": dtype}
     mapping = merge(mapping, {key: str(value) for key, value in given.items() if value is not None})
-    mapping = merge({**way.defaults, **mapping}, parse_overrides(overrides))
+    laid = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
+    mapping = merge({**way.defaults, **mapping}, laid)
     settings, config = build_together([RunSettings, way.config], mapping, str(run or f"train {method}"))
 
     place = workspace_at(workspace) if out is None else workspace_or_none(workspace)

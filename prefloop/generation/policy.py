@@ -1,0 +1,74 @@
+"""A policy ready to answer: model, template and sampler in one; prompts as messages in, completions as text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from prefloop.generation.sampler import Sample, Sampler, Sampling
+from prefloop.models.device import pick_device, pick_dtype
+from prefloop.models.heads import CompletionLogprobs
+from prefloop.models.load import load_policy, load_tokenizer
+from prefloop.models.template import Template
+from prefloop.records import Message
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a policy answered."""
+
+    text: str
+    terminated: bool
+    """It ended by itself; False when the length limit cut it off."""
+    sample: Sample
+
+
+class Policy:
+    """Loaded once, asked often."""
+
+    def __init__(self, ref: str | Path, *, device: str = "auto", dtype: str = "auto", slots: int = 128) -> None:
+        place = pick_device(device)
+        self.template = Template(load_tokenizer(ref))
+        self.model = load_policy(ref, pick_dtype(dtype, place), place)
+        self.sampler = Sampler(self.model, self.template, slots)
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        per_prompt: int = 1,
+        sampling: Sampling | None = None,
+        *,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """`per_prompt` completions of each prompt, in the order of the prompts. The same seed gives the same answers."""
+        ids = [self.template.prompt(prompt) for prompt in prompts]
+        stream = torch.Generator().manual_seed(seed)
+        drawn = self.sampler(ids, per_prompt, sampling or Sampling(), stream, progress)
+        return [[Completion(self.template.decode(s.ids), s.terminated, s) for s in group] for group in drawn]
+
+    def logprobs(
+        self, prompts: Sequence[Sequence[Message]], samples: Sequence[Sample], batch: int = 16
+    ) -> Float[Tensor, "n"]:
+        """log pi(completion | prompt) of sampled ids, summed over tokens, in nats."""
+        measure = CompletionLogprobs(self.model)
+        sums = torch.zeros(len(samples))
+        for first in range(0, len(samples), batch):
+            rows = range(first, min(first + batch, len(samples)))
+            heads = [self.template.prompt(prompts[i]) for i in rows]
+            whole = [torch.tensor([*head, *samples[i].ids]) for head, i in zip(heads, rows, strict=True)]
+            ids = pad_sequence(whole, batch_first=True, padding_value=self.template.pad_id)
+            lengths = torch.tensor([len(samples[i].ids) for i in rows])
+            valid = torch.arange(int(lengths.max())) < lengths[:, None]
+            starts = torch.tensor([len(head) for head in heads])
+            device = self.model.device
+            with torch.no_grad():
+                found, _ = measure(ids.to(device), starts.to(device), valid.to(device))
+            sums[rows.start : rows.stop] = found.sum(1).cpu()
+        return sums
