@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,10 @@ def add_lora(
     kind = TaskType.CAUSAL_LM if task == "policy" else TaskType.SEQ_CLS
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # PEFT still asks transformers by an old name; there is nothing that a user could do about it.
+            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora.targets {targets!r}: {error}") from None
 

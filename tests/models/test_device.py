@@ -1,0 +1,39 @@
+"""Which device and which number format: what is chosen, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prefloop.errors import InputError
+from prefloop.models import device
+
+
+def test_auto_is_the_best_there_is() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    assert device.pick_device("auto").type == expected
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no CUDA device; use --device cpu"):
+        device.pick_device("cuda:1")
+
+
+def test_a_device_that_is_no_device() -> None:
+    with pytest.raises(InputError, match="unknown device 'toaster'; use auto, cpu, cuda"):
+        device.pick_device("toaster")
+
+
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bfloat16_where_the_processor_has_it(
+    fast: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_has_bf16", lambda: fast)
+    assert device.pick_dtype("auto", torch.device("cpu")) is dtype
+
+
+def test_a_named_format_is_taken_as_named() -> None:
+    assert device.pick_dtype("float32", torch.device("cpu")) is torch.float32
+    with pytest.raises(InputError, match="unknown dtype 'float16'; use auto, bfloat16 or float32"):
+        device.pick_dtype("float16", torch.device("cpu"))
