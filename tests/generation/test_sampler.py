@@ -1,0 +1,281 @@
+"""The sampler: what it draws, with what log-probability, where it stops, and that none of it depends on its slots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+from prefloop.errors import InputError
+from prefloop.generation.sampler import Sample, Sampler, Sampling, draw, nucleus
+from prefloop.models.load import load_tokenizer
+from prefloop.models.template import Template
+
+VOCABULARY, EOS = 40, 2
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": EOS,
+}
+PROMPTS = [[1, 20, 21, 22], [1, 30, 31, 32, 33, 34, 35, 36, 37], [1, 9], [1, 5, 6, 7, 8]]
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "gpt2 (absolute positions)": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=48, eos_token_id=EOS)
+    ),
+    "gemma2 (eager attention, capped logits)": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SHAPE, head_dim=16, final_logit_softcapping=30.0, sliding_window=48)
+    ),
+    "mistral (window as long as the sequence)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=48)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def template(tiny_model: Path) -> Template:
+    return Template(load_tokenizer(tiny_model))
+
+
+def made(name: str = "llama") -> PreTrainedModel:
+    """A model with opinions: random weights large enough that its next token is not a coin toss."""
+    torch.manual_seed(11)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4.0)
+    return model
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_is_the_librarys_greedy_whatever_the_slots(name: str, template: Template) -> None:
+    """With 2 slots and 8 sequences, finished slots are refilled while others are still decoding."""
+    model = made(name)
+    sampling = Sampling(max_new_tokens=9, temperature=0)
+    for slots in (2, 3, 64):
+        groups = Sampler(model, template, slots)(PROMPTS, 2, sampling, stream())
+        for prompt, group in zip(PROMPTS, groups, strict=True):
+            inputs = torch.tensor([prompt])
+            whole = model.generate(
+                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=9, do_sample=False, pad_token_id=0
+            )
+            expected = whole[0, len(prompt) :].tolist()
+            assert [sample.ids for sample in group] == [expected, expected]
+            assert all(sample.terminated == (expected[-1] == EOS) for sample in group)
+
+
+def fresh_logprobs(model: PreTrainedModel, prompt: list[int], sample: Sample, temperature: float) -> list[float]:
+    """log pi of a sample's tokens from one plain forward pass."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *sample.ids]])).logits[0].float() / temperature
+    before = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return before.gather(1, torch.tensor(sample.ids)[:, None])[:, 0].tolist()
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.5)])
+def test_log_probabilities_are_those_of_a_fresh_pass(
+    name: str, temperature: float, top_p: float, template: Template
+) -> None:
+    """Of the whole distribution at the sampling temperature, also where top-p narrowed the choice."""
+    model = made(name)
+    sampling = Sampling(max_new_tokens=9, temperature=temperature, top_p=top_p)
+    groups = Sampler(model, template, slots=3)(PROMPTS, 3, sampling, stream())
+    lengths = set()
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for sample in group:
+            lengths.add(len(sample.ids))
+            assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, temperature), abs=1e-4)
+    assert top_p < 1 or len(lengths) > 1
+
+
+def test_float32_log_probabilities_are_exact_to_1e_5(template: Template) -> None:
+    model = made()
+    groups = Sampler(model, template, slots=3)(PROMPTS, 3, Sampling(max_new_tokens=9), stream())
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for sample in group:
+            assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, 1.0), abs=1e-5)
+
+
+def test_the_same_seed_gives_the_same_samples(template: Template) -> None:
+    sampler = Sampler(made(), template, slots=3)
+    sampling = Sampling(max_new_tokens=9)
+    first, again = sampler(PROMPTS, 2, sampling, stream(4)), sampler(PROMPTS, 2, sampling, stream(4))
+    assert first == again
+    assert sampler(PROMPTS, 2, sampling, stream(5)) != first
+    assert first[0][0].ids != first[0][1].ids
+
+
+def test_results_come_in_the_order_of_the_prompts(template: Template) -> None:
+    """Prompts are prefilled by length; the results must not be."""
+    sampler = Sampler(made(), template, slots=2)
+    sampling = Sampling(max_new_tokens=5, temperature=0)
+    forward = sampler(PROMPTS, 1, sampling, stream())
+    backward = sampler(PROMPTS[::-1], 1, sampling, stream())
+    assert forward == backward[::-1]
+    assert len({tuple(group[0].ids) for group in forward}) > 1
+
+
+class Fixed(torch.nn.Module):
+    """An output layer that ignores what it sees."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(logits, requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(*hidden.shape[:-1], -1).clone()
+
+
+def with_logits(values: dict[int, float]) -> PreTrainedModel:
+    """A model whose next token always has these probabilities."""
+    model = made()
+    logits = torch.full((VOCABULARY,), -1e9)
+    for token, p in values.items():
+        logits[token] = math.log(p)
+    model.set_output_embeddings(Fixed(logits))
+    return model
+
+
+def test_terminated_and_truncated(template: Template) -> None:
+    """EOS half the time: some samples end with it, and only those count as terminated."""
+    (group,) = Sampler(with_logits({EOS: 0.5, 7: 0.5}), template)([[1, 20]], 64, Sampling(max_new_tokens=3), stream())
+    for sample in group:
+        assert sample.terminated == (sample.ids[-1] == EOS)
+        assert sample.terminated or sample.ids == [7, 7, 7]
+        assert EOS not in sample.ids[:-1]
+        assert len(sample.ids) <= 3
+    assert {sample.terminated for sample in group} == {True, False}
+
+
+def test_every_eos_of_the_generation_config_stops(template: Template) -> None:
+    model = with_logits({9: 1.0})
+    model.generation_config.eos_token_id = [EOS, 9]
+    (group,) = Sampler(model, template)([[1, 20]], 1, Sampling(max_new_tokens=5), stream())
+    assert (group[0].ids, group[0].terminated) == ([9], True)
+
+
+def test_one_token_only(template: Template) -> None:
+    groups = Sampler(made(), template, slots=2)(PROMPTS, 2, Sampling(max_new_tokens=1), stream())
+    assert all(len(sample.ids) == len(sample.logprobs) == 1 for group in groups for sample in group)
+
+
+def test_frequencies_are_the_models_probabilities(template: Template) -> None:
+    """4,000 first tokens of 1/2, 1/4, 1/8, 1/8: the chi-square statistic with 3 degrees of freedom is below 16.27 in
+    999 of 1,000 samplers that are right, and in hardly any that is wrong by 5 %."""
+    odds = {5: 0.5, 6: 0.25, 7: 0.125, EOS: 0.125}
+    (group,) = Sampler(with_logits(odds), template, slots=500)([[1, 20]], 4000, Sampling(max_new_tokens=1), stream(1))
+    drawn = [sample.ids[0] for sample in group]
+    assert set(drawn) == set(odds)
+    assert sum((drawn.count(t) - 4000 * p) ** 2 / (4000 * p) for t, p in odds.items()) < 16.27
+    assert {round(sample.logprobs[0], 4) for sample in group} == {-0.6931, -1.3863, -2.0794}
+
+
+def test_temperature_reshapes_the_odds() -> None:
+    """At temperature 1/2 odds of 2 to 1 become 4 to 1: of 4,000 draws 3,200, give or take 4 sigmas of 25."""
+    logits = torch.tensor([[math.log(2.0), 0.0]]).expand(4000, 2)
+    tokens, logprobs = draw(logits, Sampling(temperature=0.5), stream())
+    assert abs(int((tokens == 0).sum()) - 3200) < 101
+    assert {round(value, 4) for value in logprobs.tolist()} == {-0.2231, -1.6094}
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [
+        (0.4, [False, True, False, False]),
+        (0.5, [False, True, False, False]),
+        (0.51, [True, True, False, False]),
+        (0.9, [True, True, False, True]),
+        (1.0, [True, True, True, True]),
+        (1e-9, [False, True, False, False]),
+    ],
+)
+def test_nucleus_is_the_smallest_set_that_reaches_top_p(top_p: float, kept: list[bool]) -> None:
+    assert nucleus(torch.tensor([[0.25, 0.5, 0.0625, 0.1875]]), top_p).tolist() == [kept]
+
+
+def test_top_p_never_draws_outside_the_nucleus() -> None:
+    logits = torch.tensor([[0.25, 0.5, 0.0625, 0.1875]]).log().expand(2000, 4)
+    tokens, _ = draw(logits, Sampling(top_p=0.6), stream())
+    assert set(tokens.tolist()) == {0, 1}
+    # Two thirds to one third remain: of 2,000 draws 667, give or take 4 sigmas of 21.
+    assert abs(int((tokens == 0).sum()) - 667) < 85
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2 (absolute positions)"])
+def test_no_position_beyond_the_models_last_one(name: str, template: Template) -> None:
+    """48 positions: a prompt of 40 leaves 8 tokens, one of 47 leaves 1, one of 48 none."""
+    model = made(name)
+    model.set_output_embeddings(Fixed(torch.eye(VOCABULARY)[7] * 100))
+    prompts = [[1] * 40, [1] * 47, [1, 2]]
+    groups = Sampler(model, template, slots=2)(prompts, 1, Sampling(max_new_tokens=20), stream())
+    assert [len(group[0].ids) for group in groups] == [8, 1, 20]
+    assert not any(group[0].terminated for group in groups)
+    with pytest.raises(InputError, match="a prompt has 48 tokens; this model takes 48"):
+        Sampler(model, template)([[1] * 48], 1, Sampling(), stream())
+
+
+def test_nothing_to_do(template: Template) -> None:
+    assert Sampler(made(), template)([], 2, Sampling(), stream()) == []
+
+
+def test_an_empty_prompt(template: Template) -> None:
+    with pytest.raises(InputError, match="a prompt has no tokens"):
+        Sampler(made(), template)([[1], []], 1, Sampling(), stream())
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}])
+def test_sampling_settings_that_mean_nothing(wrong: dict[str, float], template: Template) -> None:
+    with pytest.raises(InputError, match="sampling needs temperature >= 0"):
+        Sampler(made(), template)([[1]], 1, Sampling(**wrong), stream())
+
+
+def test_progress_counts_every_sequence_once(template: Template) -> None:
+    counted: list[int] = []
+    Sampler(made(), template, slots=3)(PROMPTS, 3, Sampling(max_new_tokens=6), stream(), counted.append)
+    assert sum(counted) == 12
+    assert min(counted) > 0
+
+
+def test_a_sliding_window_shorter_than_the_sequence_is_refused(template: Template) -> None:
+    """Its cache forgets what the sampler keeps: the samples would come from another model."""
+    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+    with pytest.raises(InputError, match="attends to the last 8 tokens only"):
+        Sampler(model, template)(PROMPTS, 1, Sampling(max_new_tokens=9), stream())
+
+
+def test_an_architecture_without_position_ids_is_refused(template: Template) -> None:
+    with pytest.raises(InputError, match="BloomForCausalLM takes no position ids"):
+        Sampler(BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2)), template)
