@@ -232,7 +232,10 @@ class _Pool:
         # A free slot decodes along at its last place; what it writes there is overwritten when it is filled.
         at = self.cache.at.clamp_max(self.cache.width - 1)
         self.cache.at, self.cache.reach = at, int(at.max()) + 1
-        mask = torch.arange(self.cache.reach, device=self.device) <= at[:, None]
+        # Added to the attention scores: architectures with attention code of their own would add True as 1.
+        hidden = torch.arange(self.cache.reach, device=self.device) > at[:, None]
+        mask = torch.zeros(hidden.shape, dtype=self.cache.keys[0].dtype, device=self.device)
+        mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         out = self.sampler.model(
             input_ids=tokens[:, None],
             position_ids=at[:, None],

@@ -47,6 +47,17 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2 (absolute positions)": lambda: GPT2LMHeadModel(
         GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=48, eos_token_id=EOS)
     ),
+    "gpt2 (eager attention)": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=48,
+            eos_token_id=EOS,
+            attn_implementation="eager",
+        )
+    ),
     "gemma2 (eager attention, capped logits)": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SHAPE, head_dim=16, final_logit_softcapping=30.0, sliding_window=48)
     ),
