@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WORDS = ["What is 2 + 2? It is 4.", "Say hello. Hello to you.", "Dear Ms Gray, may I have an interview? Kind regards, Tom"]
+WORDS = [
+    "What is 2 + 2? It is 4.",
+    "Say hello. Hello to you.",
+    "Dear Ms Gray, may I have an interview? Kind regards, Tom",
+]
 TEMPLATE = (
     "{{ '<bos>' }}{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ '<eos>' }}{% endif %}{% endfor %}"
@@ -23,7 +27,9 @@ def write_tiny_model(folder: Path, seed: int = 0) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(WORDS, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
