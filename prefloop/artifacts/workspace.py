@@ -52,7 +52,8 @@ class Workspace:
         if not (root / FILE).exists():
             write_text(
                 root / FILE,
-                "# A prefloop workspace. Settings: docs/workspace.md\ndatabase: sqlite:///prefloop.db\ntest_share: 0.1\n",
+                "# A prefloop workspace. Settings: docs/workspace.md\n"
+                "database: sqlite:///prefloop.db\ntest_share: 0.1\n",
             )
         (root / "artifacts").mkdir(exist_ok=True)
         return cls.open(root)

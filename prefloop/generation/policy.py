@@ -47,7 +47,7 @@ class Policy:
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[Completion]]:
-        """`per_prompt` completions of each prompt, in the order of the prompts. The same seed gives the same answers."""
+        """`per_prompt` completions of each prompt, in the prompts' order. The same seed gives the same answers."""
         ids = [self.template.prompt(prompt) for prompt in prompts]
         stream = torch.Generator().manual_seed(seed)
         drawn = self.sampler(ids, per_prompt, sampling or Sampling(), stream, progress)

@@ -202,7 +202,7 @@ def test_equal_scores_are_only_shifted() -> None:
 
 
 def test_a_new_head_is_drawn_from_ziegler_et_als_distribution() -> None:
-    """N(0, 1/sqrt(d+1)), bias 0. Over 4,096 weights the sample's deviation is within 5 % of 1/sqrt(4097), by four sigmas."""
+    """N(0, 1/sqrt(d+1)), bias 0. Of 4,096 weights the deviation is within 5 % of 1/sqrt(4097), by four sigmas."""
     shape = {**SHAPE, "vocab_size": 4, "hidden_size": 4096, "num_hidden_layers": 0, "num_labels": 1}
     model = LlamaForSequenceClassification(LlamaConfig(**shape))
     head = ScoreHead(model)
