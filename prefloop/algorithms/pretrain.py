@@ -89,7 +89,7 @@ class Pretrain:
         return len(row)
 
     def weight(self, row: npt.NDArray[np.int32]) -> float:
-        return len(row) - 1
+        return float(len(row) - 1)
 
     def identity(self, row: npt.NDArray[np.int32]) -> str:
         return repr(self.tokenizer.decode(row[:12].tolist()))

@@ -1,0 +1,135 @@
+"""Training jobs of a few seconds: their data, their reward model, and the settings that keep them small."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FRUITS = ["apple", "pear", "plum", "fig", "kiwi", "lime", "date", "nut"]
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        "batch_size": 4,
+        "steps": 6,
+        "max_length": 16,
+        "tokenizer_sample": 4000,
+        "shape": {
+            "vocab_size": 300,
+            "hidden_size": 16,
+            "layers": 1,
+            "heads": 2,
+            "intermediate_size": 32,
+            "positions": 64,
+        },
+    },
+    "sft": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "reward_model": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "dpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "ppo": {
+        "batch_size": 6,
+        "steps": 5,
+        "max_length": 64,
+        "max_new_tokens": 8,
+        "rollout_epochs": 2,
+        "minibatches": 2,
+        "kl_target": 1.0,
+    },
+}
+"""What each method is run with; a learning rate of 1e-3 and float32 on the CPU come on top."""
+
+
+def write_pairs(path: Path, n: int = 12) -> Path:
+    """Comparisons: of two fruits the one that comes first is preferred; some answers are longer than others."""
+    rows = [
+        {
+            "prompt": f"Which fruit, number {i}?",
+            "chosen": FRUITS[i % 4] + " please" * (i % 3),
+            "rejected": FRUITS[4 + i % 4],
+        }
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_text(path: Path) -> Path:
+    """Documents for pretraining."""
+    lines = [json.dumps({"text": f"Document {i}: " + " ".join(FRUITS[: 2 + i % 6])}) + "\n" for i in range(30)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def write_reward_model(policy: Path, folder: Path) -> Path:
+    """A reward model with a head of random numbers."""
+    import torch
+
+    from prefloop.models.heads import ScoreHead
+    from prefloop.models.load import load_reward_model, load_tokenizer, save_model
+
+    model = load_reward_model(policy, torch.float32, torch.device("cpu"), new_head=True)
+    model.config.pad_token_id = 0
+    ScoreHead(model).initialise(seed=3)
+    save_model(model, load_tokenizer(policy), folder)
+    return folder
+
+
+def settings_of(method: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of a small job; `folder` holds what `write_inputs` wrote."""
+    values: dict[str, Any] = {
+        "device": "cpu",
+        "dtype": "float32",
+        "lr": 1e-3,
+        "warmup": 0,
+        "log_every": 2,
+        "test_share": 0.0,
+        **SETTINGS[method],
+    }
+    if method == "pretrain":
+        values |= {"text": [{"path": str(folder / "text.jsonl"), "tokens": 2000}]}
+    else:
+        values |= {"policy": str(folder / "policy"), "data": str(folder / "pairs.jsonl")}
+    if method == "ppo":
+        values["reward_model"] = str(folder / "rm")
+    return {**values, **changes}
+
+
+def write_inputs(folder: Path) -> Path:
+    """A policy, a reward model, comparisons and text: what every method needs."""
+    from tests.tiny import write_tiny_model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tiny_model(folder / "policy")
+    write_reward_model(folder / "policy", folder / "rm")
+    write_pairs(folder / "pairs.jsonl")
+    write_text(folder / "text.jsonl")
+    return folder
+
+
+def build(method: str, inputs: Path, folder: Path, **changes: Any) -> tuple[Any, Any]:
+    """(algorithm, run): a method put together as `train` does it, but not yet trained."""
+    from prefloop.algorithms import METHODS
+    from prefloop.records import Ledger
+    from prefloop.settings import build_together
+    from prefloop.training.method import Inputs
+    from prefloop.training.run import Run, RunSettings
+
+    way = METHODS[method]
+    mapping = {**way.defaults, **settings_of(method, inputs, **changes)}
+    settings, config = build_together([RunSettings, way.config], mapping)
+    run = Run(folder, method, settings, {"method": method}, log=lambda words: None)
+    run.begin(resume=False)
+    data = Path(settings.data) if settings.data else None
+    given = Inputs(settings.policy, data, lambda ref, kind: ref, inputs, {}, Ledger())
+    return way.build(config, run, given), run
+
+
+def weights_of(
+    folder: Path, files: Sequence[str] = ("model.safetensors", "critic/model.safetensors")
+) -> dict[str, str]:
+    """SHA-256 of each weights file that a trained model's folder has."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files if (folder / name).exists()
+    }
