@@ -136,6 +136,6 @@ def test_blocks_run_as_they_are_written(page: Path, tmp_path: Path) -> None:
     for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
         command = [sys.executable, "-W", "error::SyntaxWarning", "-c"] if language == "python" else ["sh", "-eu", "-c"]
         ran = subprocess.run(
-            [*command, block], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [*command, block], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=540, check=False
         )
         assert ran.returncode == 0, f"{page.name}:\n{block}\n{ran.stdout}\n{ran.stderr}"

@@ -86,8 +86,8 @@ def test_reliability_by_hand():
     svg = parsed(reliability_chart("r", "t", "d", bins))
     dots = svg.findall("circle")
     # Wilson for 60 of 100: 0.502..0.691, so the axis begins at 0.4; x 46..406, y 282 (40 %) .. 28 (100 %)
-    assert float(dots[0].get("cx")) == pytest.approx(226, abs=0.1)  # honest: a tenth of a pixel
-    assert float(dots[0].get("cy")) == pytest.approx(282 - (0.6 - 0.4) / 0.6 * 254, abs=0.1)  # honest: a tenth of a pixel
+    assert float(dots[0].get("cx")) == pytest.approx(226, abs=0.1)  # honest: pixels
+    assert float(dots[0].get("cy")) == pytest.approx(282 - (0.6 - 0.4) / 0.6 * 254, abs=0.1)  # honest: pixels
     assert [float(d.get("r")) for d in dots] == [10.0, 6.5]  # the area above the smallest dot grows with n
     assert dots[0].find("title").text == "75% sure, 60% right, n = 100"
     whisker = next(e for e in svg.findall("line") if e.get("class") == "whisker")
