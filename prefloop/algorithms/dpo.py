@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from prefloop.datasets.collate import completion_mask, micro_batches, pad
@@ -36,9 +37,9 @@ DEFAULTS: dict[str, Any] = {"lr": 5e-6, "epochs": 1.0, "schedule": "linear"}
 class DPOConfig:
     """Settings of `train dpo`, beside those every run has."""
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """How dear it is to leave the reference: small follows the preferences, large stays close."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of answers taken to be wrong (conservative DPO): labels p become (1 - e) p + e (1 - p)."""
 
 

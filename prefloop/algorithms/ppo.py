@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from prefloop.datasets.collate import micro_batches
@@ -30,10 +31,12 @@ from prefloop.rewards.learned import LearnedReward
 from prefloop.training.kl import KLController
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.online import Reward
+from prefloop.training.online import Reward, prompt_room
 from prefloop.training.roles import place_of, trained_policy, trained_reward_model
 from prefloop.training.rollout import Rollout
 from prefloop.training.run import Run, RunSettings
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 DEFAULTS: dict[str, Any] = {"lr": 3e-6, "batch_size": 64, "schedule": "linear", "log_every": 1}
 
@@ -46,33 +49,33 @@ class PPOConfig:
     """The reward model: an artifact's name or hash, or a directory."""
     reference: str | None = None
     """What the KL is measured against; without it the policy at the start."""
-    beta: float = 0.05
+    beta: NonNegativeFloat = 0.05
     """Price of a nat of KL from the reference."""
-    kl_target: float | None = None
+    kl_target: PositiveFloat | None = None
     """Adapt beta so that the KL per sequence goes to so many nats; without it beta is fixed."""
-    kl_horizon: float = 10_000
+    kl_horizon: PositiveFloat = 10_000
     """Episodes over which beta may change by about a factor of e; used with kl_target."""
-    gamma: float = 1.0
+    gamma: Fraction = 1.0
     """Discount per token."""
-    gae_lambda: float = 0.95
+    gae_lambda: Fraction = 0.95
     """0 trusts only the critic; 1 only the return."""
-    clip_range: float = 0.2
+    clip_range: PositiveFloat = 0.2
     """pi / pi_old is clipped to [1 - clip_range, 1 + clip_range]."""
-    value_clip_range: float = 0.2
+    value_clip_range: PositiveFloat = 0.2
     """The critic's new value is clipped to within this of its old one."""
-    value_coef: float = 0.1
+    value_coef: NonNegativeFloat = 0.1
     """Weight of the critic's loss."""
     whiten_rewards: bool = False
     """Scale the rewards of a rollout to variance 1, their mean kept."""
     missing_eos_score: float | None = -1.0
     """The score of a completion that did not end within max_new_tokens; null leaves it to the reward."""
-    rollout_epochs: int = 4
+    rollout_epochs: PositiveInt = 4
     """Passes over each rollout."""
-    minibatches: int = 4
+    minibatches: PositiveInt = 4
     """Optimizer steps per pass."""
-    max_new_tokens: int = 128
+    max_new_tokens: PositiveInt = 128
     """Completions are cut off after so many tokens."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Of sampling; policy and reference are both measured at it."""
 
 
@@ -186,6 +189,10 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
     rewarder = inputs.resolve(config.reward_model, "reward_model")
     reference = inputs.resolve(config.reference, "policy") if config.reference is not None else inputs.policy
     assert inputs.data is not None
+    prompts = train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped)
+    room = prompt_room(s.max_length, config.max_new_tokens)
+    if cut := sum(len(template.prompt(prompt)) > room for prompt in prompts):
+        inputs.ledger.note("prompt truncated", cut)
     return PPO(
         config,
         s,
@@ -193,6 +200,6 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
         critic=trained_reward_model(rewarder, s, template.pad_id),
         reference=load_policy(reference, dtype, device).requires_grad_(False),
         reward=LearnedReward(rewarder, dtype, device, max_length=s.max_length),
-        prompts=train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped),
+        prompts=prompts,
         template=template,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from prefloop.artifacts.files import write_json
@@ -36,11 +37,11 @@ DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
 class RewardModelConfig:
     """Settings of `train reward_model`, beside those every run has."""
 
-    center: float = 0.0
+    center: NonNegativeFloat = 0.0
     """Weight of (score of chosen + score of rejected)^2, which keeps the scores near 0; 0.01 is usual when used."""
     margin: bool = False
     """Subtract the row's `margin` column inside the loss (Llama 2): clear preferences must win by more."""
-    normalise: int = 512
+    normalise: NonNegativeInt = 512
     """Completions of training pairs on which gain and bias are set to mean 0, std 1; 0 leaves the scores raw."""
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefloop.errors import InputError
-from prefloop.models.load import save_model
+from prefloop.models.load import disk_errors, save_model
 
 
 def add_lora(
@@ -44,7 +44,8 @@ def add_lora(
 def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save a trained model; of an adapted one the merged weights, with the adapter in `adapter/`."""
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder / "adapter"))
+        with disk_errors():
+            model.save_pretrained(str(folder / "adapter"))
         (folder / "adapter" / "README.md").unlink(missing_ok=True)
         merged: Any = model.merge_and_unload()
         save_model(merged, tokenizer, folder)

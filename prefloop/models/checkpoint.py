@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefloop.artifacts.files import payload_hashes, write_folder, write_json
+from prefloop.models.load import disk_errors
 
 HASHES = "hashes.json"
 
@@ -27,10 +28,9 @@ def save_checkpoint(
     """Write `folder/step-N` atomically, then remove all but the newest `keep`. Raises RunError on a full disk."""
 
     def fill(part: Path) -> None:
-        save_file(
-            {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()},
-            part / "tensors.safetensors",
-        )
+        copies = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
+        with disk_errors():
+            save_file(copies, part / "tensors.safetensors")
         write_json(part / "state.json", dict(state))
         write_json(part / HASHES, payload_hashes(part, HASHES))
 

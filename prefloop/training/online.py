@@ -119,8 +119,7 @@ def sample_rollout(
     algorithm: OnlineAlgorithm, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int
 ) -> tuple[Rollout, list[str]]:
     """One completion for each prompt, scored as text through the reward's own tokenise path."""
-    longest = run.settings.max_length
-    room = max(longest // 2, longest - algorithm.sampling.max_new_tokens)
+    room = prompt_room(run.settings.max_length, algorithm.sampling.max_new_tokens)
     ids = [algorithm.template.fit(algorithm.template.prompt(p), room) for p in prompts]
     drawn = sampler(ids, 1, algorithm.sampling, generator(run.settings.seed, "rollout", step))
     samples = [group[0] for group in drawn]
@@ -131,6 +130,11 @@ def sample_rollout(
         raise RunError(f"the reward gave {scores[bad]} at rollout {step + 1} for {texts[bad][:60]!r}")
     device = next(algorithm.policy.parameters()).device
     return make_rollout(ids, samples, scores, algorithm.template.pad_id, step, device), texts
+
+
+def prompt_room(max_length: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have in a rollout: what the answer leaves, and half of `max_length` at least."""
+    return max(max_length // 2, max_length - max_new_tokens)
 
 
 def _update(
