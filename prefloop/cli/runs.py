@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
             if not found:
                 console.print("No runs yet. Start one with: prefloop train sft")
                 return
-            columns = ["run", "method", "state", "step", "artifact"]
+            columns = ["run", "method", "state", "step"]
             console.print(table("Runs", columns, [[run.get(column) for column in columns] for run in found]))
 
         return Answer({"runs": found}, show)
