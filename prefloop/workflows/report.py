@@ -40,7 +40,7 @@ def report_data(place: Workspace | None, artifact: Artifact) -> dict[str, Any]:
     chain = [read_manifest(Path(link["path"])) for link in lineage(root, artifact) if not link.get("missing")]
     snapshots = [link for link in chain if link.kind == "snapshot"]
     data: dict[str, Any] = {
-        "title": f"{artifact.kind.replace('_', ' ')} {artifact.name}",
+        "title": artifact.kind.replace("_", " ") + ("" if artifact.name == artifact.kind else f" {artifact.name}"),
         "created": artifact.manifest.get("created"),
         "seconds": artifact.manifest.get("seconds"),
         "version": __version__,
