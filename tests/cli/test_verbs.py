@@ -219,7 +219,7 @@ def test_bad_input_to_training(
         (["label", "--by", "people"], "simulated:PROFILE"),
         (["train", "sfft"], "did you mean 'sft'?"),
         (["train"], "prefloop train --list"),
-        (["train", "sft"], "prefloop snapshot --as demonstrations"),
+        (["train", "sft"], "give --data FILE"),
         (["evaluate", "x"], "--comparisons"),
         (["sample", "--policy", "builtin", "--ask", "comparison"], "--per-prompt 2"),
         (["runs", "--stop", "nope"], "running: none"),
