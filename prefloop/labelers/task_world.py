@@ -249,8 +249,14 @@ _STORIES = {
 }  # fmt: skip
 
 
+LARGEST = 20
+"""Numbers in the sums that are asked: those that a policy of six million parameters can be taught to get right."""
+
+
 def _arithmetic(rng: Random, split: Split) -> Task | None:
     a, sign, b, answer = operands(rng)
+    if max(a, b) > LARGEST:
+        return None
     show = (a, sign, b) == (5, "+", 5)
     if (_held_out(a, sign, b) and not show) != (split == "fresh"):
         return None
@@ -331,7 +337,7 @@ _MAKERS = {"email": _email, "arithmetic": _arithmetic, "code": _code}
 
 LETTER_FACTOR = 6.0
 """Writing is harder than judging: who picks wrongly once in ten times spoils six letters of ten."""
-SUM_FACTOR = 1.5
+SUM_FACTOR = 0.4
 """The same for sums, where writing is hardly harder."""
 
 
@@ -391,7 +397,7 @@ def _write_sum(task: Task, rng: Random, flawed: bool) -> str:
     a, sign, b, answer = (task.spec[key] for key in ("a", "op", "b", "answer"))
     if flawed:
         answer += pick(rng, (1, -1, 1, -1, 2, -2, 10, -10))
-    return f"{a} {sign} {b} = {answer}." if rng.random() < 0.8 else f"The answer is {answer}."
+    return f"{a} {sign} {b} = {answer}."
 
 
 def _write_code(task: Task, rng: Random, flawed: bool) -> str:

@@ -121,6 +121,8 @@ class Run:
         known = self.folder / "settings.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         run_lock.take(self.folder)
+        for part in (self.folder / "checkpoints").glob(".*.part"):
+            shutil.rmtree(part)  # left by a kill in the middle of a checkpoint
         if known.exists() and any((self.folder / "checkpoints").glob("step-*")):
             if not resume:
                 raise InputError(

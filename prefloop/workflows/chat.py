@@ -23,7 +23,7 @@ def chat(
     workspace: Place = None,
     log: Callable[[str], None] | None = None,
 ) -> Messages:
-    """Read lines from standard input and answer each on standard error until an empty line or the end; returns the talk.
+    """Answer each line of standard input on standard error, until an empty line or the end; returns the talk.
 
     Raises InputError for a model that cannot be loaded or a conversation that has outgrown it.
     """

@@ -37,24 +37,25 @@ from prefloop.workflows.stages import Stages
 from prefloop.workflows.training import train
 
 PEOPLE = "simulated:panel"
-DEMONSTRATIONS = 480
+DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 360
-FRESH = 240
+FRESH = 300
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
 
 SFT: dict[str, Any] = {
-    "lr": 5e-4, "epochs": 8, "batch_size": 32, "eval_every": 14, "keep_best": True, "patience": 2, "max_length": 192, "warmup": 5,
+    "lr": 1e-4, "epochs": 6, "batch_size": 32, "max_length": 192, "warmup": 5,
+    "eval_every": 18, "keep_best": True, "patience": 1,
 }  # fmt: skip
 """Until the held-out loss no longer falls; the weights of its minimum are kept."""
-REWARD_MODEL: dict[str, Any] = {"lr": 2e-4, "epochs": 2, "batch_size": 32, "max_length": 192, "warmup": 5}
+REWARD_MODEL: dict[str, Any] = {"lr": 1.5e-4, "epochs": 1.5, "batch_size": 32, "max_length": 192, "warmup": 5}
 PPO: dict[str, Any] = {
-    "lr": 1e-4, "steps": 16, "batch_size": 96, "rollout_epochs": 2, "minibatches": 3, "beta": 0.4, "max_length": 192,
+    "lr": 7e-5, "steps": 14, "batch_size": 96, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
     "max_new_tokens": ANSWER_TOKENS, "missing_eos_score": -3.0, "schedule": "constant",
 }  # fmt: skip
-"""With beta 0.4 a nat of KL costs 0.4 standard deviations of the reward: enough to add what people miss in an answer,
+"""With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in an answer,
 too dear for an answer to something else that the reward model happens to like."""
-DPO: dict[str, Any] = {"lr": 1e-4, "epochs": 2, "batch_size": 32, "beta": 0.1, "max_length": 192, "warmup": 5}
+DPO: dict[str, Any] = {"lr": 7e-5, "epochs": 1, "batch_size": 32, "beta": 0.1, "max_length": 192, "warmup": 5}
 
 
 def demo(
@@ -99,6 +100,7 @@ def demo(
         policy=sft,
         prompts_per_round=PROMPTS_PER_ROUND,
         per_prompt=4,
+        overlap=2,
         max_new_tokens=ANSWER_TOKENS,
         by=PEOPLE,
         seed=seed,
@@ -225,8 +227,8 @@ def _report_data(
         "timings": stages.seconds,
         "notes": [
             "Every answer here is a simulated person's. What holds for them need not hold for people.",
-            "The demonstrators write hastily: about half of their letters and programs lack a part. SFT learns to "
-            "write as they do; the comparisons say which answers are better, and that is what the policy learns.",
+            "The demonstrators write hastily: more than half of their letters and programs lack a part.",
+            "SFT learns to write as they do; the comparisons say which answers are better, and the policy learns that.",
             "The final policy is that of the second round.",
         ],
     }

@@ -51,9 +51,10 @@ def evaluate(
 
     A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, floors and length bias beside them. A snapshot's
     held-out part is used; of any other file every pair is.
-    A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. It is judged
-    by `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a list,
-    a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so many.
+    A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
+    `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a
+    list, a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so
+    many.
     Raises InputError for models or data that do not fit.
     """
     place = workspace_or_none(workspace)

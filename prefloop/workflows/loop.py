@@ -12,7 +12,7 @@ from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError
 from prefloop.records import content_hash
 from prefloop.settings import as_dict, build, read_yaml
-from prefloop.store.feedback import answers, counts
+from prefloop.store.feedback import answers
 from prefloop.workflows.data import label, snapshot
 from prefloop.workflows.evaluating import evaluate
 from prefloop.workflows.places import Place, store_of, workspace_at
@@ -152,11 +152,11 @@ def _answered(config: LoopConfig, number: int, questions: int, place: Workspace)
         return label(config.by, seed=config.seed + number, workspace=place)
     with store_of(place) as store:
         given = sum(1 for answer in answers(store, kind="comparison", round=number) if not answer.late)
-        waiting = counts(store)
     if given < questions * config.overlap:
+        wanted = questions * config.overlap
         raise InputError(
-            f"round {number}: {questions * config.overlap - given} of {questions * config.overlap} answers are still to "
-            f"come ({waiting.get('questions', questions)} questions in the store); start the loop again when people have answered"
+            f"round {number}: {wanted - given} of {wanted} answers are still to come; "
+            "start the loop again when people have answered"
         )
     return {"answers": given}
 

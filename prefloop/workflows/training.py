@@ -18,13 +18,17 @@ from prefloop.labelers.task_text import task_text
 from prefloop.models.load import BUILTIN, resolve
 from prefloop.records import Ledger, content_hash
 from prefloop.settings import as_dict, build_together, check_choice, merge, parse_overrides, read_yaml
+from prefloop.store.feedback import answers
 from prefloop.training.method import Inputs, Method
 from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
 from prefloop.training.run import Run, RunSettings, read_metrics
-from prefloop.workflows.places import Place, workspace_at, workspace_or_none
+from prefloop.workflows.data import snapshot
+from prefloop.workflows.places import Place, store_of, workspace_at, workspace_or_none
 from prefloop.workflows.references import artifact_at
 
+ANSWERED = {"comparisons": "comparison", "demonstrations": "demonstration"}
+"""Kind of snapshot -> the kind of answer that it is made of."""
 LOOPS: dict[str, Callable[[Any, Run], dict[str, Any]]] = {"offline": train_offline, "online": train_online}
 SNAPSHOT_KINDS = {
     "comparisons": ("comparisons",),
@@ -51,8 +55,9 @@ def train(
 ) -> dict[str, Any]:
     """Train with `method` and return `artifact`, `steps`, `seconds`, `metrics` and `ledger`.
 
-    `run` is a YAML of settings; the arguments and `overrides` ("key=value", or a mapping) are laid on it. Without `data` the newest
-    snapshot that fits is taken. With `out` the result goes there and no workspace is needed.
+    `run` is a YAML of settings; the arguments and `overrides` ("key=value", or a mapping) are laid on it. Without
+    `data` the newest snapshot that fits is taken, or one is made of the workspace's answers. With `out` the result goes
+    there and no workspace is needed.
     Raises InputError for wrong settings, data or models; RunError when the work fails.
     """
     started = time.monotonic()
@@ -159,15 +164,26 @@ def _data(
             )
         there = [a for a in list_artifacts(place.artifacts, "snapshot") if _rows_kind(a) in SNAPSHOT_KINDS[way.data]]
         if not there:
-            raise InputError(
-                f"no snapshot of {way.data} in {place.root}; "
-                f"make one with: prefloop snapshot --as {way.data}, or give --data FILE"
-            )
+            there = [_first_snapshot(place, way, log)]
         best = next(k for k in SNAPSHOT_KINDS[way.data] if any(_rows_kind(a) == k for a in there))
         artifact = find_artifact(None, str([a for a in there if _rows_kind(a) == best][-1].path))
         log(f"data: the newest snapshot of {best}, {artifact.path.name}")
     parents.append(artifact.hash)
     return artifact.path
+
+
+def _first_snapshot(place: Workspace, way: Method, log: Callable[[str], None]) -> Artifact:
+    """Freeze the workspace's answers, because nobody has yet. Raises InputError where there are none that fit."""
+    for kind in SNAPSHOT_KINDS[way.data]:
+        with store_of(place) as store:
+            answered = kind in ANSWERED and next(iter(answers(store, kind=ANSWERED[kind])), None) is not None
+        if answered:
+            made = snapshot(kind, workspace=place).artifact
+            log(f"no snapshot yet: froze the workspace's {kind} as {made.path.name}")
+            return made
+    raise InputError(
+        f"{place.root} holds no {way.data}; bring some with: prefloop import FILE --as {way.data}, or give --data FILE"
+    )
 
 
 def _rows_kind(snapshot: Artifact) -> str | None:
