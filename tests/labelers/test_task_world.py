@@ -74,8 +74,7 @@ def test_phrasings_are_many() -> None:
     assert len({" ".join(task.prompt.lower().split()[:3]) for task in emails}) >= 20
     sums = task_prompts(1500, seed=0, families=["arithmetic"])
     assert {task.spec["op"] for task in sums} == {"+", "-", "x"}
-    within = [max(task.spec["a"], task.spec["b"]) <= 20 for task in sums]
-    assert 0.7 < sum(within) / len(within) < 0.95
+    assert max(max(task.spec["a"], task.spec["b"]) for task in sums) == 20
     assert any(task.spec["answer"] < 0 for task in sums)
     codes = task_prompts(1500, seed=0, families=["code"])
     assert {task.spec["idea"] for task in codes} == set(FUNCTIONS)
@@ -215,7 +214,7 @@ def test_answers_are_short() -> None:
 
 
 def test_the_usual_people_leave_something_out() -> None:
-    """Over the panel about 40 % of the letters and of the code pass, and about 85 % of the sums."""
+    """Over the panel about 40 % of the letters and of the code pass, and about 96 % of the sums."""
     tasks = task_prompts(900, seed=9)
     rng = Random(0)
     people = [PROFILES[PANEL[k // 3 % len(PANEL)]] for k in range(900)]
@@ -224,10 +223,10 @@ def test_the_usual_people_leave_something_out() -> None:
         family: sum(v.passed for t, v in zip(tasks, verdicts, strict=True) if t.family == family) / 300
         for family in FAMILIES
     }
-    # Planned: 1 - 6 * 0.1 and 1 - 1.5 * 0.1. One standard deviation of a share of 300 is 0.028.
+    # Planned: 1 - 6 * 0.1 and 1 - 0.4 * 0.1. One standard deviation of a share of 300 is 0.028.
     assert 0.32 < rates["email"] < 0.48
     assert 0.32 < rates["code"] < 0.48
-    assert 0.79 < rates["arithmetic"] < 0.91
+    assert 0.92 < rates["arithmetic"] < 0.99
 
 
 def test_the_usual_flaw_is_the_last_part() -> None:
@@ -242,7 +241,8 @@ def test_the_usual_flaw_is_the_last_part() -> None:
 def test_a_wrong_sum_is_a_little_off() -> None:
     tasks = task_prompts(100, seed=4, families=["arithmetic"])
     for k, task in enumerate(tasks):
-        written = int(demonstrate(task, Random(k), Hand(1)).rstrip(".").split()[-1])
+        hand = Hand(2.5)  # 0.4 * 2.5 = 1: every sum is wrong
+        written = int(demonstrate(task, Random(k), hand).rstrip(".").split()[-1])
         assert abs(written - task.spec["answer"]) in (1, 2, 10)
 
 

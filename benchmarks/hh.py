@@ -1,0 +1,65 @@
+"""Real people's preferences, from the file to two policies: the four runs of `runs/hh_*.yaml`, floors beside them.
+
+PREFLOOP_DATA=../shared/data python -m benchmarks.hh [SEED]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.command import interval, prefloop
+
+RUNS = Path(__file__).resolve().parent.parent / "runs"
+DATA = Path(os.environ.get("PREFLOOP_DATA", RUNS.parent.parent / "shared" / "data")).resolve()
+
+
+def main(seed: str) -> None:
+    source = DATA / "preferences" / "hh_rlhf.jsonl.gz"
+    if not source.is_file():
+        print(f"skipped: no {source}; set PREFLOOP_DATA to the folder that holds preferences/")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        spent = 0.0
+
+        def step(*words: str | Path) -> dict[str, object]:
+            nonlocal spent
+            result, seconds = prefloop(*words, cwd=here)
+            spent += seconds
+            print(f"{seconds:6.0f} s  prefloop {' '.join(Path(w).name for w in words)}")
+            sys.stdout.flush()
+            return result
+
+        step("init", ".")
+        step("import", source, "--as", "comparisons")
+        step("snapshot", "--as", "comparisons", "--name", "hh")
+        for method in ("sft", "reward_model", "ppo", "dpo"):
+            step("train", method, RUNS / f"hh_{method}.yaml", "--set", f"seed={seed}")
+        measured: dict = step("evaluate", "hh_reward_model", "--comparisons", "hh")
+        print(f"reward model: {interval(measured, 'accuracy')}; ECE {measured['ece']:.3f}")
+        rows = {"reward model": measured["slices"]["subset"]}
+        rows |= {f"{name} floor": floor["slices"] for name, floor in measured["floors"].items()}
+        for name, slices in rows.items():
+            for subset, value in slices.items():
+                print(f"  {name}, {subset}: {interval(value)}")
+        for policy in ("hh_ppo", "hh_dpo"):
+            words = (
+                "--against",
+                "hh_sft",
+                "--prompts",
+                "hh",
+                "--judged-by",
+                "hh_reward_model",
+                "--max-new-tokens",
+                "64",
+            )
+            result: dict = step("evaluate", policy, *words)
+            print(f"  {policy}: win rate {interval(result['win_rate'])}; KL {interval(result['kl'])}")
+        print(f"together {spent / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "0")
