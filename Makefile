@@ -5,8 +5,8 @@
 # bench  the demo over three seeds and the runs on real preferences; an hour or more on 2 cores
 #
 # Each makes .venv when it is missing, with the exact versions of constraints.txt.
-# PYTHON=python3.12 chooses another interpreter. On Linux without a GPU,
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu installs the small build of torch.
+# PYTHON=python3.12 chooses another interpreter. On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's
+# index of CPU builds (its installation page names it) for the small build of torch.
 
 PYTHON ?= python3
 VENV := .venv

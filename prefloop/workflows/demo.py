@@ -53,8 +53,8 @@ PPO: dict[str, Any] = {
     "lr": 7e-5, "steps": 14, "batch_size": 96, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
     "max_new_tokens": ANSWER_TOKENS, "missing_eos_score": -3.0, "schedule": "constant",
 }  # fmt: skip
-"""With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in an
-answer, too dear for an answer to something else that the reward model happens to like."""
+"""With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
+an answer, too dear for an answer to something else that the reward model happens to like."""
 DPO: dict[str, Any] = {"lr": 7e-5, "epochs": 1, "batch_size": 32, "beta": 0.1, "max_length": 192, "warmup": 5}
 
 
