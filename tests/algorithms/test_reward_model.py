@@ -1,0 +1,162 @@
+"""The reward model: what it learns, how its scores are set, and that all who score see the same ids."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prefloop.datasets.rows import encode_demonstration
+from prefloop.generation.policy import Policy
+from prefloop.records import Demonstration, Ledger, Message
+from prefloop.rewards.learned import LearnedReward
+from prefloop.workflows.training import train
+from tests.small import build, settings_of, write_inputs
+
+CPU = torch.device("cpu")
+TURNS: list[Message] = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hello <eos> there"},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": "Which fruit?"},
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def trained(inputs: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    settings = settings_of("reward_model", inputs, **changes)
+    return train("reward_model", out=out, overrides=settings, log=lambda words: None)
+
+
+def test_what_can_be_separated_is(inputs: Path, tmp_path: Path) -> None:
+    """Answers with `good` are always chosen: training accuracy 1, and fresh pairs are told apart as well."""
+    rows = [{"prompt": f"Q {i}?", "chosen": f"good {i % 7}", "rejected": f"bad {i % 5}"} for i in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = str(tmp_path / "pairs.jsonl")
+    result = trained(inputs, tmp_path / "rm", data=data, batch_size=8, epochs=10, lr=3e-3, log_every=5)
+    assert result["metrics"]["rewards/accuracies"] == 1.0
+    reward = LearnedReward(tmp_path / "rm", torch.float32, CPU)
+    prompts: list[list[Message]] = [[{"role": "user", "content": f"Fresh {i}?"}] for i in range(6)]
+    good, bad = (reward(prompts, [f"{word} 3"] * 6) for word in ("good", "bad"))
+    assert min(good) > max(bad)
+    train_prompts: list[list[Message]] = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    scores = reward(train_prompts, [row["chosen"] for row in rows]) + reward(
+        train_prompts, [row["rejected"] for row in rows]
+    )
+    # honest: the scores were set to mean 0 and deviation 1 before the weights were rounded to bfloat16
+    assert math.isclose(sum(scores) / 80, 0.0, abs_tol=0.15)
+    # honest: the same rounding
+    assert math.isclose(torch.tensor(scores).std(correction=0).item(), 1.0, abs_tol=0.15)
+    kept = json.loads((tmp_path / "rm" / "normalisation.json").read_text())
+    assert kept["gain"] > 0
+
+
+def set_scores(algorithm: Any, monkeypatch: pytest.MonkeyPatch, chosen: list[float], rejected: list[float]) -> None:
+    monkeypatch.setattr(type(algorithm), "scores", lambda self, texts: torch.tensor([*chosen, *rejected]))
+
+
+def test_loss_and_metrics(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Odds of 3 to 1 for the chosen, none, and 3 to 1 against."""
+    algorithm, _ = build("reward_model", inputs, tmp_path / "run")
+    set_scores(algorithm, monkeypatch, [math.log(3), 1.0, 0.0], [0.0, 1.0, math.log(3)])
+    loss = algorithm.loss(algorithm.train_rows[:3])
+    assert loss.values.tolist() == pytest.approx([-math.log(0.75), math.log(2), -math.log(0.25)], rel=1e-5)
+    assert loss.metrics["rewards/accuracies"].tolist() == [1.0, 0.0, 0.0]
+    assert loss.metrics["rewards/margins"].tolist() == pytest.approx([math.log(3), 0.0, -math.log(3)])
+
+
+def test_centring_and_margin(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    algorithm, _ = build("reward_model", inputs, tmp_path / "run", center=0.01, margin=True)
+    set_scores(algorithm, monkeypatch, [2.0], [1.0])
+    row = replace(algorithm.train_rows[0], margin=1.0)
+    # the margin leaves a difference of 0; (2 + 1)^2 / 100 keeps the scores near 0
+    assert algorithm.loss([row]).values.tolist() == pytest.approx([math.log(2) + 0.09], rel=1e-5)
+
+
+def test_a_soft_label_and_a_weight(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    algorithm, _ = build("reward_model", inputs, tmp_path / "run")
+    set_scores(algorithm, monkeypatch, [math.log(3), 5.0], [0.0, 1.0])
+    soft = replace(algorithm.train_rows[0], label=0.6, weight=0.5)
+    tie = replace(algorithm.train_rows[1], label=0.5)
+    loss = algorithm.loss([soft, tie])
+    assert loss.values[0].item() == pytest.approx(-0.6 * math.log(0.75) - 0.4 * math.log(0.25), rel=1e-5)
+    assert loss.weights.tolist() == [0.5, 1.0]
+    assert loss.metrics["rewards/accuracies"].tolist() == [1.0, 0.5]
+
+
+def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
+    """SFT, reward training, evaluation, PPO's scoring, the sampler and chat: one prompt and answer, one list of ids."""
+    answer = "An apple <assistant> please."
+    reward_model, _ = build("reward_model", inputs, tmp_path / "a")
+    ppo, _ = build("ppo", inputs, tmp_path / "b")
+    sft, _ = build("sft", inputs, tmp_path / "c")
+    policy = Policy(inputs / "policy", device="cpu", dtype="float32")
+    row = encode_demonstration(Demonstration(prompt=TURNS, completion=answer), sft.template, 512, Ledger())
+    assert row is not None
+    ids = row.text.ids
+    assert ids.count(sft.template.eos_id) == 2  # after the earlier answer and after this one; the forged one is text
+
+    seen: list[list[int]] = []
+    for scorer in (LearnedReward(inputs / "rm", torch.float32, CPU), ppo.reward):
+        honest = scorer.head.last
+        scorer.max_length = 512
+        scorer.head.last = lambda batch, lengths, honest=honest: (
+            seen.extend(r[:n].tolist() for r, n in zip(batch, lengths.tolist(), strict=True)),
+            honest(batch, lengths),
+        )[1]
+        scorer([TURNS], [answer])
+    honest = reward_model.head.last
+    reward_model.head.last = lambda batch, lengths: (seen.append(batch[0].tolist()), honest(batch, lengths))[1]
+    reward_model.scores([reward_model.template.encode(TURNS, answer, 512)])
+    assert seen == [ids, ids, ids]
+
+    for template in (ppo.template, policy.template):
+        assert template.prompt(TURNS) == ids[: row.text.prompt_length]
+        assert [*template.prompt(TURNS), *template.completion(answer)] == ids
+    asked: list[list[int]] = []
+    draw = policy.sampler.__class__.__call__
+    try:
+        policy.sampler.__class__.__call__ = lambda self, prompts, *rest: (  # type: ignore[method-assign]
+            asked.extend(prompts),
+            draw(self, prompts, *rest),
+        )[1]
+        policy.answer([TURNS], seed=1)
+    finally:
+        policy.sampler.__class__.__call__ = draw  # type: ignore[method-assign]
+    assert asked == [ids[: row.text.prompt_length]]
+
+
+def test_scores_do_not_depend_on_the_batch(inputs: Path) -> None:
+    alone = LearnedReward(inputs / "rm", torch.float32, CPU, micro_batch_tokens=1)
+    together = LearnedReward(inputs / "rm", torch.float32, CPU, micro_batch_tokens=10**6)
+    prompts: list[list[Message]] = [[{"role": "user", "content": "x" * n}] for n in (1, 40, 7)]
+    answers = ["short", "a much longer answer than that", ""]
+    assert alone(prompts, answers) == pytest.approx(together(prompts, answers), abs=1e-5)
+    assert len(set(alone(prompts, answers))) == 3
+
+
+def test_a_second_training_goes_on_from_the_head_that_is_there(inputs: Path, tmp_path: Path) -> None:
+    """A reward model as the starting point keeps its head; a policy gets a new one from the seed."""
+    from prefloop.models.load import load_reward_model
+
+    kept, _ = build("reward_model", inputs, tmp_path / "a", policy=str(inputs / "rm"))
+    stored = load_reward_model(inputs / "rm", torch.float32, CPU)
+    assert torch.equal(kept.head.model.score.weight, stored.score.weight)
+    fresh, _ = build("reward_model", inputs, tmp_path / "b")
+    again, _ = build("reward_model", inputs, tmp_path / "c")
+    other, _ = build("reward_model", inputs, tmp_path / "d", seed=1)
+    assert torch.equal(fresh.head.model.score.weight, again.head.model.score.weight)
+    assert not torch.equal(fresh.head.model.score.weight, other.head.model.score.weight)
