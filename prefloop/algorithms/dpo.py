@@ -27,7 +27,7 @@ from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Encoded, Template
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.roles import trained_policy
+from prefloop.training.roles import longest_row, trained_policy
 from prefloop.training.run import Run
 
 DEFAULTS: dict[str, Any] = {"lr": 5e-6, "epochs": 1.0, "schedule": "linear"}
@@ -54,8 +54,9 @@ class DPO:
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
         assert inputs.data is not None
+        longest = longest_row(inputs.policy, s, run.log)
         self.train_rows, self.eval_rows = comparison_rows(
-            inputs.data, self.template, s.max_length, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
+            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
         )
         self.model = trained_policy(inputs.policy, s)
         self.logprobs = CompletionLogprobs(self.model)

@@ -188,6 +188,13 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
     template = Template(load_tokenizer(inputs.policy))
     rewarder = inputs.resolve(config.reward_model, "reward_model")
     reference = inputs.resolve(config.reference, "policy") if config.reference is not None else inputs.policy
+    if config.reference is not None and not _same_tokens(template, reference):
+        raise InputError(
+            f"reference {config.reference!r} has another tokenizer than the policy; their KL has no meaning"
+        )
+    alike = _same_tokens(template, rewarder)
+    if not alike:
+        run.log("the reward model has another tokenizer than the policy: the critic starts as the policy, its head new")
     assert inputs.data is not None
     prompts = train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped)
     room = prompt_room(s.max_length, config.max_new_tokens)
@@ -197,9 +204,13 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
         config,
         s,
         policy=trained_policy(inputs.policy, s),
-        critic=trained_reward_model(rewarder, s, template.pad_id),
+        critic=trained_reward_model(rewarder if alike else inputs.policy, s, template.pad_id),
         reference=load_policy(reference, dtype, device).requires_grad_(False),
         reward=LearnedReward(rewarder, dtype, device, max_length=s.max_length),
         prompts=prompts,
         template=template,
     )
+
+
+def _same_tokens(template: Template, ref: str) -> bool:
+    return bool(load_tokenizer(ref).get_vocab() == template.tokenizer.get_vocab())

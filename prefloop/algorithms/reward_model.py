@@ -27,7 +27,7 @@ from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Encoded, Template
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.roles import trained_reward_model
+from prefloop.training.roles import longest_row, trained_reward_model
 from prefloop.training.run import Run
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
@@ -56,8 +56,9 @@ class RewardModel:
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
         assert inputs.data is not None
+        longest = longest_row(inputs.policy, s, run.log)
         self.train_rows, self.eval_rows = comparison_rows(
-            inputs.data, self.template, s.max_length, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
+            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
         )
         self.model = trained_reward_model(inputs.policy, s, self.template.pad_id)
         self.head = ScoreHead(self.model)

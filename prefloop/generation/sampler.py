@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from prefloop.errors import InputError
+from prefloop.models.load import positions_of
 from prefloop.models.template import Template
 
 REFILL_SHARE = 8
@@ -113,7 +114,7 @@ class Sampler:
         self.model, self.slots = model, slots
         declared = getattr(model.generation_config, "eos_token_id", None)
         self.stops = {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
-        self.positions = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+        self.positions = positions_of(model.config)
         if "position_ids" not in inspect.signature(model.forward).parameters:
             raise InputError(
                 f"{type(model).__name__} takes no position ids, so sequences of different lengths cannot be sampled "

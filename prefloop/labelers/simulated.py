@@ -1,10 +1,11 @@
 """Simulated people: the B-Pref teachers, in front of texts. Lee et al. 2021, https://arxiv.org/abs/2111.03026
 
-What a person makes of a completion is its graded checker score (0..1), so partial credit counts. From two scores
-comes an answer by B-Pref's steps, in B-Pref's order: skip when both are too bad; choose by Boltzmann (or argmax when
-skill is -1); flip by mistake; and where the scores are all but equal, a tie overwrites. Biases towards the first
-place and the longer text are added to the logit. Thresholds are plain score differences; nothing multiplies them a
-second time.
+What a person makes of a completion is a score (0..1): 0.6 of its graded checker score, so partial credit counts, and
+0.4 when it passes whole, because a letter that cannot be sent is of little use however many of its parts are right.
+From two scores comes an answer by B-Pref's steps, in B-Pref's order: skip when both are too bad; choose by Boltzmann
+(or argmax when skill is -1); flip by mistake; and where the scores are all but equal, a tie overwrites. Biases towards
+the first place and the longer text are added to the logit. Thresholds are plain score differences; nothing multiplies
+them a second time.
 
 They answer through the same `lease` and `submit` as people do, and their ids begin with `simulated:`.
 """
@@ -28,6 +29,8 @@ from prefloop.store.people import add_annotator
 from prefloop.store.queue import Lease, Submission, lease, submit
 
 ARGMAX = -1.0
+WHOLE = 0.4
+"""Share of a person's judgement that is whether the answer does its job; the rest is which of its parts are there."""
 Choice = Literal["a", "b", "tie", "skip"]
 
 
@@ -244,7 +247,8 @@ def task_of(messages: Sequence[Message]) -> Task | None:
 
 
 def _scores(pairs: Iterable[tuple[Task, str]]) -> list[float]:
-    return [check.score for check in check_many([(t.family, t.prompt, text, t.spec) for t, text in pairs])]
+    checks = check_many([(t.family, t.prompt, text, t.spec) for t, text in pairs])
+    return [(1 - WHOLE) * check.score + WHOLE * check.passed for check in checks]
 
 
 # --- judging for evaluation --------------------------------------------------------------------------------------

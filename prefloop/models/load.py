@@ -130,6 +130,11 @@ def disk_errors() -> Iterator[None]:
         raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from None
 
 
+def positions_of(config: Any) -> int:
+    """The longest sequence that an architecture is declared for; very many where it declares none."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write weights (safetensors, bfloat16) and tokenizer, so that every other tool can load the folder."""
     kept = model.dtype

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prefloop.datasets.collate import micro_batches, pad
 from prefloop.models.heads import ScoreHead
-from prefloop.models.load import load_reward_model, load_tokenizer
+from prefloop.models.load import load_reward_model, load_tokenizer, positions_of
 from prefloop.models.template import Encoded, Template
 from prefloop.records import Message
 
@@ -31,7 +31,8 @@ class LearnedReward:
     ) -> None:
         self.template = Template(load_tokenizer(ref))
         self.head = ScoreHead(load_reward_model(ref, dtype, device))
-        self.device, self.max_length, self.budget = device, max_length, micro_batch_tokens
+        self.device, self.budget = device, micro_batch_tokens
+        self.max_length = min(max_length, positions_of(self.head.model.config))
 
     def __call__(
         self,

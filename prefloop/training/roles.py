@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -9,7 +11,7 @@ from transformers import PreTrainedModel
 from prefloop.models.adapters import add_lora
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.heads import ScoreHead
-from prefloop.models.load import load_policy, load_reward_model, model_config
+from prefloop.models.load import load_policy, load_reward_model, model_config, positions_of
 from prefloop.training.run import RunSettings
 
 
@@ -32,6 +34,14 @@ def trained_reward_model(ref: str, settings: RunSettings, pad_id: int) -> PreTra
 def stored_architectures(ref: str) -> list[str]:
     """The class names that a model's config says it was saved from."""
     return list(model_config(ref).architectures or [])
+
+
+def longest_row(ref: str, settings: RunSettings, log: Callable[[str], None]) -> int:
+    """Tokens that a row may have: `max_length`, or what the model can take where that is less."""
+    positions = positions_of(model_config(ref))
+    if settings.max_length > positions:
+        log(f"max_length is {settings.max_length}, but this model takes {positions} tokens: longer rows are cut there")
+    return min(settings.max_length, positions)
 
 
 def place_of(settings: RunSettings) -> tuple[torch.dtype, torch.device]:

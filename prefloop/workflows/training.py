@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +89,7 @@ def train(
     job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
     if resume and (finished := _finished(out, resolved)) is not None:
         log(f"this run is finished: {finished.path}")
+        shutil.rmtree(job.folder, ignore_errors=True)  # a kill between the result and the end of the run leaves it
         return _result(finished, started)
     if out is not None:
         _check_free(Path(out))

@@ -172,8 +172,10 @@ def test_resume_takes_no_other_settings(inputs: Path, tmp_path: Path, monkeypatc
 
 def test_resuming_a_finished_run_returns_it(inputs: Path, tmp_path: Path) -> None:
     first = trained("sft", inputs, tmp_path / "out")
+    (tmp_path / ".out.run" / "checkpoints").mkdir(parents=True)  # as a kill after the last rename would leave it
     again = trained("sft", inputs, tmp_path / "out", resume=True)
     assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_resume_where_nothing_was_begun_begins(inputs: Path, tmp_path: Path) -> None:
@@ -425,3 +427,31 @@ def test_in_a_workspace_the_newest_snapshot_is_a_parent(inputs: Path, tmp_path: 
     ended = train("ppo", overrides=ppo, workspace=workspace, log=lambda words: None)
     parents = read_artifact(Path(ended["artifact"])).parents
     assert sorted(parents) == sorted([made.artifact.hash, rewards["hash"]])
+
+
+def test_rows_are_cut_at_what_the_model_takes(inputs: Path, tmp_path: Path) -> None:
+    """256 positions: a longer max_length would end in an index error in models with learned positions."""
+    rows = [json.loads(line) for line in (inputs / "pairs.jsonl").read_text().splitlines()]
+    rows.append({"prompt": "long " * 200, "chosen": "a", "rejected": "b"})
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    settings = settings_of("sft", inputs, data=str(tmp_path / "some.jsonl"), max_length=512, steps=1)
+    result = train("sft", out=tmp_path / "out", overrides=settings, log=said.append)
+    assert result["ledger"]["notes"] == {"prompt truncated": 1}
+    assert any("max_length is 512, but this model takes 256 tokens" in line for line in said)
+
+
+def test_a_reward_model_with_another_tokenizer_leaves_the_critic_to_the_policy(inputs: Path, tmp_path: Path) -> None:
+    """The critic reads the policy's ids, which mean nothing to a model with other ones."""
+    other = Path(shutil.copytree(inputs / "rm", tmp_path / "rm"))
+    words = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(words.replace('"<system>"', '"<other>"'), encoding="utf-8")
+    config = json.loads((other / "tokenizer_config.json").read_text())
+    named = json.loads(json.dumps(config).replace("<system>", "<other>"))
+    (other / "tokenizer_config.json").write_text(json.dumps(named))
+    said: list[str] = []
+    settings = settings_of("ppo", inputs, reward_model=str(other), steps=1)
+    train("ppo", out=tmp_path / "out", overrides=settings, log=said.append)
+    assert any("the critic starts as the policy" in line for line in said)
+    with pytest.raises(InputError, match="has another tokenizer than the policy"):
+        trained("ppo", inputs, tmp_path / "no", reference=str(other))
