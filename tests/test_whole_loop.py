@@ -1,0 +1,65 @@
+"""The whole loop on the built-in policy, with few tasks and few steps: every arrow is walked, twice round."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prefloop.artifacts.folder import list_artifacts, read_artifact
+from prefloop.workflows import demo as workflow
+from prefloop.workflows.lineage import lineage
+from prefloop.workflows.places import store_of, workspace_at
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "DEMONSTRATIONS", 60)
+    monkeypatch.setattr(workflow, "PROMPTS_PER_ROUND", 45)
+    monkeypatch.setattr(workflow, "FRESH", 12)
+    monkeypatch.setattr(workflow, "ANSWER_TOKENS", 24)
+    monkeypatch.setattr(workflow, "SFT", {**workflow.SFT, "epochs": 1, "eval_every": 1})
+    monkeypatch.setattr(workflow, "REWARD_MODEL", {**workflow.REWARD_MODEL, "epochs": 1})
+    monkeypatch.setattr(workflow, "DPO", {**workflow.DPO, "epochs": 1})
+    few = {"steps": 1, "batch_size": 8, "minibatches": 1, "max_new_tokens": 24}
+    monkeypatch.setattr(workflow, "PPO", {**workflow.PPO, **few})
+
+
+def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Path, small: None) -> None:
+    folder = tmp_path / "demo"
+    result = workflow.demo(folder, seed=0, log=lambda words: None)
+
+    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "policy"}
+    assert all(0 <= value <= 1 for value in result["gold"].values())
+    assert result["win_rate"]["n"] == 12
+    assert 0 <= result["win_rate"]["low"] <= result["win_rate"]["value"] <= result["win_rate"]["high"] <= 1
+    assert result["simulated"] is True
+    assert [row["prompt"] for row in result["shows"]] == [
+        "Write an email requesting an interview",
+        "What is 5 + 5?",
+        "Write a simple Java code that adds two integers",
+    ]
+
+    place = workspace_at(folder)
+    policy = read_artifact(Path(result["policy"]))  # every file matches its hash
+    assert policy.manifest["method"] == "ppo"
+    kinds = {artifact.kind for artifact in list_artifacts(place.artifacts)}
+    assert kinds == {"snapshot", "policy", "reward_model", "evaluation", "report"}
+
+    traced = lineage(result["policy"], workspace=place)
+    assert not any(link.get("missing") for link in traced["chain"])
+    assert {link["kind"] for link in traced["chain"]} >= {"policy", "reward_model", "snapshot"}
+    assert traced["simulated"] is True
+    assert traced["answers"] and all(who["kind"] == "simulated" for who in traced["annotators"])
+    with store_of(place) as store:
+        from prefloop.store.feedback import answers_by_ids
+
+        assert len(answers_by_ids(store, traced["answers"])) == len(traced["answers"])
+
+    page = Path(result["report"]).read_text(encoding="utf-8")
+    assert "These people are simulated" in page and "<script" not in page
+
+    again = workflow.demo(folder, seed=0, log=lambda words: None)
+    assert json.dumps(again["gold"]) == json.dumps(result["gold"])  # every stage was done before
+    assert again["policy"] == result["policy"]
