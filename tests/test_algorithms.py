@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,27 +40,44 @@ def trained(method: str, inputs: Path, out: Path, *, resume: bool = False, **cha
     )
 
 
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """(folder, result) of an uninterrupted run with seed 0; made once for each method."""
+    done: dict[str, tuple[Path, dict[str, Any]]] = {}
+
+    def of(method: str) -> tuple[Path, dict[str, Any]]:
+        if method not in done:
+            out = tmp_path_factory.mktemp("whole") / "out"
+            done[method] = (out, trained(method, inputs, out))
+        return done[method]
+
+    return of
+
+
+Whole = Callable[[str], tuple[Path, dict[str, Any]]]
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_the_seed_decides_everything(method: str, inputs: Path, tmp_path: Path) -> None:
+def test_the_seed_decides_everything(method: str, inputs: Path, tmp_path: Path, whole: Whole) -> None:
     """The same seed gives the same artifact, metrics included, whatever else drew random numbers before."""
-    first = trained(method, inputs, tmp_path / "a")
+    a, first = whole(method)
     torch.rand(7)
     again = trained(method, inputs, tmp_path / "b")
     other = trained(method, inputs, tmp_path / "c", seed=1)
-    assert weights_of(tmp_path / "a")["model.safetensors"]
-    assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
+    assert weights_of(a)["model.safetensors"]
+    assert weights_of(a) == weights_of(tmp_path / "b")
     assert first["hash"] == again["hash"]
     assert first["metrics"] == again["metrics"]
-    assert weights_of(tmp_path / "a") != weights_of(tmp_path / "c")
+    assert weights_of(a) != weights_of(tmp_path / "c")
     assert other["steps"] == first["steps"] > 2
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_that_was_stopped_resumes_to_the_same_bits(
-    method: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, inputs: Path, tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked to stop after its second and after its third step, a run saves itself; weights and metrics end alike."""
-    whole = trained(method, inputs, tmp_path / "whole")
+    folder, result = whole(method)
     asked = iter([False, True, True])
     monkeypatch.setattr("prefloop.training.run_lock.was_asked_to_stop", lambda folder: next(asked, False))
     for resume in (False, True):
@@ -68,9 +85,9 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
             trained(method, inputs, tmp_path / "paused", resume=resume)
     paused = trained(method, inputs, tmp_path / "paused", resume=True)
     assert next(asked, None) is None
-    assert weights_of(tmp_path / "paused") == weights_of(tmp_path / "whole")
-    assert paused["hash"] == whole["hash"]
-    assert {p.name for p in tmp_path.iterdir()} == {"whole", "paused"}
+    assert weights_of(tmp_path / "paused") == weights_of(folder)
+    assert paused["hash"] == result["hash"]
+    assert {p.name for p in tmp_path.iterdir()} == {"paused"}
 
 
 def parts_of(method: str, inputs: Path, folder: Path, **changes: Any) -> tuple[Any, Any, list[Any]]:
@@ -159,7 +176,7 @@ def test_the_prompt_is_no_decision(method: str, inputs: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_numbers_that_are_not_finite_stop_the_run_and_name_the_rows(
-    method: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, inputs: Path, tmp_path: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A NaN in the second batch: the run ends within that step, and what it saved before is still good."""
     cls = type(build(method, inputs, tmp_path / "probe")[0])
@@ -179,8 +196,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_name_the_rows(
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
     trained(method, inputs, tmp_path / "out", checkpoint_seconds=0, resume=True)
-    trained(method, inputs, tmp_path / "whole")
-    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "out") == weights_of(whole(method)[0])
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if METHODS[m].makes == "policy" and m != "pretrain"])

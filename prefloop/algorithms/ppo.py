@@ -182,8 +182,6 @@ class PPO:
 def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
     """PPO from what a run names: the critic starts as the reward model, the reference is the policy at the start."""
     s = run.settings
-    if s.lora is not None:
-        raise InputError("lora is not available for ppo yet; train sft, reward_model or dpo with it")
     dtype, device = place_of(s)
     template = Template(load_tokenizer(inputs.policy))
     rewarder = inputs.resolve(config.reward_model, "reward_model")

@@ -30,6 +30,7 @@ LORA = {"lora": {"rank": 2, "dropout": 0.1}}
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     **{method: (method, {}) for method in METHODS},
     "dpo with lora": ("dpo", LORA),
+    "ppo with lora": ("ppo", LORA),
 }
 
 CHILD = """
@@ -295,8 +296,6 @@ def test_ppo_refuses_settings_without_meaning(changes: dict[str, Any], inputs: P
 def test_ppo_needs_a_reward_model_and_no_policy(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it is a policy, not a reward model"):
         trained("ppo", inputs, tmp_path / "out", reward_model=str(inputs / "policy"))
-    with pytest.raises(InputError, match="lora is not available for ppo yet"):
-        trained("ppo", inputs, tmp_path / "out", **LORA)
 
 
 def damaged(inputs: Path, folder: Path, what: str) -> Path:
@@ -387,8 +386,9 @@ def test_a_disk_that_is_really_full(inputs: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=False)
 
 
-def test_with_lora_the_base_is_merged_and_the_adapter_kept(inputs: Path, tmp_path: Path) -> None:
-    trained("sft", inputs, tmp_path / "out", **LORA)
+@pytest.mark.parametrize("method", ["sft", "ppo"])
+def test_with_lora_the_base_is_merged_and_the_adapter_kept(method: str, inputs: Path, tmp_path: Path) -> None:
+    trained(method, inputs, tmp_path / "out", **LORA)
     merged = load_file(tmp_path / "out" / "model.safetensors")
     before = load_file(inputs / "policy" / "model.safetensors")
     assert set(merged) == set(before)
