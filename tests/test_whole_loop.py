@@ -51,14 +51,16 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
     assert not any(link.get("missing") for link in traced["chain"])
     assert {link["kind"] for link in traced["chain"]} >= {"policy", "reward_model", "snapshot"}
     assert traced["simulated"] is True
-    assert traced["answers"] and all(who["kind"] == "simulated" for who in traced["annotators"])
+    assert traced["answers"]
+    assert all(who["kind"] == "simulated" for who in traced["annotators"])
     with store_of(place) as store:
         from prefloop.store.feedback import answers_by_ids
 
         assert len(answers_by_ids(store, traced["answers"])) == len(traced["answers"])
 
     page = Path(result["report"]).read_text(encoding="utf-8")
-    assert "These people are simulated" in page and "<script" not in page
+    assert "These people are simulated" in page
+    assert "<script" not in page
 
     again = workflow.demo(folder, seed=0, log=lambda words: None)
     assert json.dumps(again["gold"]) == json.dumps(result["gold"])  # every stage was done before
