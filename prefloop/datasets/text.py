@@ -105,7 +105,8 @@ def token_stream(source: Iterable[Document], tokenizer: PreTrainedTokenizerBase,
     bos, eos = tokenizer.bos_token_id, template.eos_id
     pieces: list[npt.NDArray[np.int32]] = []
     taken, stream = 0, iter(source)
-    while taken < tokens and (chunk := _up_to(stream, 2_000_000)):
+    # About as many characters as are still wanted: a source that repeats for ever would give two million of them.
+    while taken < tokens and (chunk := _up_to(stream, min(2_000_000, 1000 + 6 * (tokens - taken)))):
         texts = [d if isinstance(d, str) else _chat(template, d) for d in chunk]
         encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         for document, ids in zip(chunk, encoded, strict=True):
