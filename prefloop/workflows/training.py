@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.algorithms import METHODS
-from prefloop.artifacts.files import write_json
+from prefloop.artifacts.files import sha256_of, write_json
 from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, list_artifacts, read_manifest, write_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError
@@ -85,7 +85,9 @@ def train(
 
     source = _data(place, settings.data, way, parents, log)
     start = str(BUILTIN) if way.data == "text" else found(settings.policy, "policy")
-    resolved = {"method": method, **as_dict(settings), **as_dict(config), "parents": sorted(parents)}
+    # A snapshot is a parent and named by its hash; a plain file may change between a kill and a resume.
+    read = {"data_sha256": sha256_of(source)} if source is not None and source.is_file() else {}
+    resolved = {"method": method, **as_dict(settings), **as_dict(config), **read, "parents": sorted(parents)}
     job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
     if resume and (finished := _finished(out, resolved)) is not None:
         log(f"this run is finished: {finished.path}")
