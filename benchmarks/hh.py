@@ -51,7 +51,7 @@ def main(seed: str) -> None:
                 "hh_sft",
                 "--prompts",
                 "hh",
-                "--judged-by",
+                "--judge",
                 "hh_reward_model",
                 "--max-new-tokens",
                 "64",
