@@ -69,9 +69,9 @@ class Pretrain:
     name = "pretrain"
 
     def __init__(
-        self, config: PretrainConfig, run: Run, base: Path, generators: Mapping[str, Callable[[int], Iterable[str]]]
+        self, config: PretrainConfig, run: Run, base: Path, generators: Mapping[str, Callable[[int], Iterable[Document]]]
     ) -> None:
-        """`base` is what paths are relative to; `generators` give text by name, as a function of the seed."""
+        """`base` is what paths are relative to; `generators` give documents by name, as a function of the seed."""
         self.config, self.run = config, run
         self.device = pick_device(run.settings.device)
         self._generators, self._base = generators, base

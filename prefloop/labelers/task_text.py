@@ -1,13 +1,14 @@
-"""Plain-text documents of the task world, for pretraining: capability without the chat.
+"""Documents of the task world, for pretraining: capability without questions.
 
-Sums, letters and code as they stand in workbooks, letter books and tutorials. No document asks in the words of a
-prompt and answers it: that people want an *answer* is what the later stages have to teach. The sums overlap with
-those that prompts ask about (a model of a few million parameters learns its tables by heart, as people do).
+Sums, letters and code as they stand in workbooks, letter books and tutorials, and two who say sums in turn. No document
+asks in the words of a prompt and answers it: that people want an *answer* is what the later stages have to teach. The
+sums overlap with those that prompts ask about (a model of a few million parameters learns its tables by heart, as people
+do).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from prefloop.labelers.task_words import (
@@ -33,16 +34,18 @@ from prefloop.labelers.task_words import (
     pick,
     python_source,
 )
+from prefloop.records import Messages
 
 
-def task_text(n_documents: int, seed: int) -> Iterator[str]:
+def task_text(n_documents: int, seed: int) -> Iterator[str | Messages]:
     """`n_documents` documents, the same for the same seed: by count about 45 % sums, 30 % letters, 25 % code.
 
-    Yields text of about 330 characters each on average, without a final newline.
+    Yields text of about 330 characters each on average, without a final newline; a fifth of the sums are a conversation.
     """
     rng = Random(f"task_text:{seed}")
     for _ in range(n_documents):
         place = rng.random()
+        kinds: Sequence[Callable[[Random], str | Messages]]
         kinds = _SUMS if place < 0.45 else _LETTERS if place < 0.75 else _CODE
         yield pick(rng, kinds)(rng)
 
@@ -203,8 +206,32 @@ def _families(rng: Random) -> str:
     return pick(rng, ("Fact families\n", "Sums that belong together\n", "")) + "\n".join(lines)
 
 
-_SUMS: tuple[Callable[[Random], str], ...] = (
-    _equations, _equations, _table, _worded, _worded, _stories, _stories, _worksheet, _families,
+def _partners(rng: Random) -> Messages:
+    """Two say sums in turn: the second writes the first's sum down, turns it round, or says another."""
+    place = rng.random()
+    answer = _written if place < 0.35 else _turned if place < 0.65 else lambda rng, *_: _written(rng, *operands(rng))
+    turns: Messages = []
+    for _ in range(3 + int(rng.random() * 8)):
+        a, sign, b, c = operands(rng)
+        said = pick(rng, _WORDED[sign]).format(a=a, b=b, c=c) if rng.random() < 0.5 else f"{a} {sign} {b} = {c}."
+        turns += [
+            {"role": "user", "content": said},
+            {"role": "assistant", "content": answer(rng, a, sign, b, c)},
+        ]
+    return turns
+
+
+def _written(rng: Random, a: int, sign: str, b: int, c: int) -> str:
+    return f"{a} {sign} {b} = {c}."
+
+
+def _turned(rng: Random, a: int, sign: str, b: int, c: int) -> str:
+    """The same fact from its other side."""
+    return f"{a} - {c} = {b}." if sign == "-" else f"{b} {sign} {a} = {c}."
+
+
+_SUMS: tuple[Callable[[Random], str | Messages], ...] = (
+    _equations, _equations, _table, _worded, _worded, _stories, _stories, _worksheet, _families, _partners, _partners,
 )  # fmt: skip
 
 # --- letters -----------------------------------------------------------------------------------------------------
