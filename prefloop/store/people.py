@@ -33,10 +33,10 @@ from prefloop.store.tables import (
     quizzes,
     refusals,
     sessions,
-    tokens,
 )
 from prefloop.store.tables import consents as consent_table
 from prefloop.store.tables import roles as role_table
+from prefloop.store.tables import tokens as token_table
 from prefloop.store.values import check_storable, in_chunks
 
 AnnotatorKind = Literal["person", "simulated", "ai"]
@@ -389,7 +389,7 @@ def create_token(
             "created_at": now,
             "expires_at": None if days is None else now + timedelta(days=days),
         }
-        connection.execute(sa.insert(tokens).values(row))
+        connection.execute(sa.insert(token_table).values(row))
         append(connection, "token", by, who, content_hash([identity, role]))
     return NewToken(token=token, annotator=who, id=identity)
 
@@ -397,7 +397,7 @@ def create_token(
 def token_owner(store: Store, token: str, *, now: datetime | None = None) -> Principal | None:
     """Who the bearer of this token is, in its role only; None when it is unknown, revoked or over."""
     with store.read() as connection:
-        row = connection.execute(sa.select(tokens).where(tokens.c.secret == secret_hash(token))).first()
+        row = connection.execute(sa.select(token_table).where(token_table.c.secret == secret_hash(token))).first()
     if row is None or row.revoked_at is not None:
         return None
     if row.expires_at is not None and row.expires_at <= (now or datetime.now(UTC)):
@@ -405,13 +405,13 @@ def token_owner(store: Store, token: str, *, now: datetime | None = None) -> Pri
     return _principal(store, row.annotator_id, "token", row.role)
 
 
-def list_tokens(store: Store, annotator: str | None = None) -> list[Token]:
+def tokens(store: Store, annotator: str | None = None) -> list[Token]:
     """The tokens of one person, or all, newest first; without their secrets, which nobody knows."""
-    query = sa.select(tokens, annotators.c.name).select_from(tokens.join(annotators))
+    query = sa.select(token_table, annotators.c.name).select_from(token_table.join(annotators))
     if annotator is not None:
-        query = query.where(_is(tokens, annotator))
+        query = query.where(_is(token_table, annotator))
     with store.read() as connection:
-        rows = connection.execute(query.order_by(tokens.c.created_at.desc(), tokens.c.id)).all()
+        rows = connection.execute(query.order_by(token_table.c.created_at.desc(), token_table.c.id)).all()
     return [
         Token(
             id=row.id,
@@ -430,11 +430,13 @@ def list_tokens(store: Store, annotator: str | None = None) -> list[Token]:
 def revoke_token(store: Store, id: str, *, by: str = OPERATOR) -> None:
     """End a token, at once. Raises InputError for one that is not there; one that was revoked stays so."""
     with audited(store) as connection:
-        row = connection.execute(sa.select(tokens).where(tokens.c.id == id)).first()
+        row = connection.execute(sa.select(token_table).where(token_table.c.id == id)).first()
         if row is None:
             raise InputError(f"there is no token {id:.40}")
         if row.revoked_at is None:
-            connection.execute(sa.update(tokens).where(tokens.c.id == id).values(revoked_at=datetime.now(UTC)))
+            connection.execute(
+                sa.update(token_table).where(token_table.c.id == id).values(revoked_at=datetime.now(UTC))
+            )
             append(connection, "token_revoked", by, row.annotator_id, content_hash([id, row.role]))
 
 

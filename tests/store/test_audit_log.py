@@ -182,8 +182,7 @@ def test_answers_from_before_the_audit_log_are_entered_by_the_migration(
             "INSERT INTO annotators (id, name, kind, created_at) VALUES ('person:1', 'Ada', 'person', 0)",
             "INSERT INTO prompts (id, messages, created_at) VALUES ('p', '[]', 0)",
             "INSERT INTO guidelines (version, text, created_at) VALUES (1, 'Be kind.', 0)",
-            "INSERT INTO questions (number, id, kind, prompt_id, overlap, round, seed, created_at)"
-            " VALUES (1, 'q', 'demonstration', 'p', 1, 0, 0, 0)",
+            "INSERT INTO questions VALUES (1, 'q', 'demonstration', 'p', 1, 0, 0, NULL, NULL, NULL, NULL, 0)",
         ):
             connection.execute(sa.text(statement))
         insert = sa.text(
