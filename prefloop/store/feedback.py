@@ -8,7 +8,6 @@ to by `answers.hash`, under a key that goes when the text goes.
 
 from __future__ import annotations
 
-import hmac
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +20,15 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import Messages, as_messages, canonical_json, content_hash, prompt_id
+from prefloop.store.audit_log import (
+    OPERATOR,
+    Entry,
+    answer_entries,
+    append,
+    append_many,
+    commitment,
+    guideline_commitment,
+)
 from prefloop.store.database import Row, Store, in_answer_order, insert_new
 from prefloop.store.people import imported_annotators
 from prefloop.store.tables import (
@@ -155,19 +163,34 @@ def add_questions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]
     return [row["id"] for row in rows]
 
 
-def add_guideline(store: Store, text: str) -> int:
-    """Store a new version of the guideline and return its number (1, 2, ...); the same text as now is no new one."""
+def add_guideline(
+    store: Store, text: str, *, quiz: Sequence[Mapping[str, Any]] | None = None, by: str = OPERATOR
+) -> int:
+    """Store a new version of the guideline and return its number (1, 2, ...); the same text and quiz is no new one.
+
+    `quiz`: questions that gate this version, each `{"question": text, "options": [texts], "correct": index}`.
+    """
     if not isinstance(text, str) or not text.strip():
         raise InputError("a guideline needs text")
     check_storable(text, "guideline")
+    asked = None if quiz is None else [_quiz_question(one, f"quiz[{index}]") for index, one in enumerate(quiz)]
     with store.write() as connection:
         in_answer_order(connection)
         newest = connection.execute(sa.select(guidelines).order_by(guidelines.c.version.desc()).limit(1)).first()
-        if newest is not None and newest.text == text:
+        if newest is not None and newest.text == text and newest.quiz == asked:
             return int(newest.version)
-        version = 1 if newest is None else newest.version + 1
-        connection.execute(sa.insert(guidelines).values(version=version, text=text, created_at=datetime.now(UTC)))
-    return int(version)
+        version = 1 if newest is None else int(newest.version) + 1
+        row = {"version": version, "text": text, "quiz": asked, "created_at": datetime.now(UTC)}
+        connection.execute(sa.insert(guidelines).values(row))
+        append(connection, "guideline", by, str(version), guideline_commitment(version, text, asked))
+    return version
+
+
+def newest_guideline(store: Store) -> dict[str, Any] | None:
+    """`version`, `text` and `quiz` of the guideline that holds now; None where there is none."""
+    with store.read() as connection:
+        row = connection.execute(sa.select(guidelines).order_by(guidelines.c.version.desc()).limit(1)).first()
+    return None if row is None else {"version": row.version, "text": row.text, "quiz": row.quiz}
 
 
 def import_answers(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -206,6 +229,7 @@ def import_answers(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str
             result.append(same)
         if rows:
             connection.execute(sa.insert(answer_table), rows)
+            append_many(connection, answer_entries(rows, "import"))
     return result
 
 
@@ -269,7 +293,7 @@ def erased_among(store: Store, ids: Iterable[str]) -> dict[str, datetime]:
     return found
 
 
-def erase_answers(store: Store, ids: Iterable[str], reason: str) -> int:
+def erase_answers(store: Store, ids: Iterable[str], reason: str, *, by: str = OPERATOR) -> int:
     """Remove what these answers say and return how many were erased now; id, hash and a tombstone stay.
 
     The key of the hash goes as well, so that the hash confirms no guess. Raises InputError for an unknown id.
@@ -298,6 +322,7 @@ def erase_answers(store: Store, ids: Iterable[str], reason: str) -> int:
                 .where(answer_table.c.id.in_([row.id for row in live]))
                 .values(value=sa.null(), key=sa.null(), columns=sa.null())
             )
+            append_many(connection, [Entry("erasure", by, row.id, row.hash) for row in live])
             erased += len(live)
     return erased
 
@@ -360,14 +385,6 @@ def new_answer_row(
         "presented_order": list(presented_order),
         "skipped": is_skip(value),
     }
-
-
-def commitment(
-    key: str, question: str, annotator: str, value: Mapping[str, Any], presented_order: Sequence[str]
-) -> str:
-    """HMAC-SHA256 of what was said by whom on what, under the answer's own key."""
-    said = canonical_json([question, annotator, value, list(presented_order)])
-    return hmac.digest(bytes.fromhex(key), said.encode("utf-8"), "sha256").hex()
 
 
 @dataclass(frozen=True)
@@ -657,6 +674,21 @@ def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         seen.setdefault(row["id"], row)
     return list(seen.values())
+
+
+def _quiz_question(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    _check_item(item, ("question", "options", "correct"), place)
+    question, options, correct = item["question"], item["options"], item["correct"]
+    if not isinstance(question, str) or not question.strip():
+        raise InputError(f"{place}.question must be text, got {question!r:.60}")
+    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o.strip() for o in options):
+        raise InputError(f"{place}.options must be at least two texts, got {options!r:.80}")
+    check_storable([question, options], place)
+    return {
+        "question": question,
+        "options": options,
+        "correct": _whole(correct, 0, len(options) - 1, f"{place}.correct"),
+    }
 
 
 def _check_item(item: Any, needed: tuple[str, ...], place: str) -> None:

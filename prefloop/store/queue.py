@@ -21,8 +21,9 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import Messages
+from prefloop.store.audit_log import answer_entries, append_many, commitment
 from prefloop.store.database import Row, Store, in_answer_order
-from prefloop.store.feedback import candidates_of, check_seconds, commitment, new_answer_row
+from prefloop.store.feedback import candidates_of, check_seconds, new_answer_row
 from prefloop.store.tables import annotators, answers, guidelines, leases, prompts, questions, slots
 from prefloop.store.values import check_kind, check_storable, in_chunks, validate_value
 
@@ -184,11 +185,9 @@ def correct(
         row = new_answer_row(old.question_id, annotator, ordinal, value, old.presented_order)
         slot = _slot_of_correction(connection, old, row["skipped"], now)
         late = old.late or (old.skipped and not row["skipped"] and slot is None and old.overlap > 0)
-        connection.execute(
-            sa.insert(answers),
-            row
-            | {"replaces": answer_id, "late": late, "seconds": seconds, "idempotency_key": idempotency_key, "at": now},
-        )
+        row |= {"replaces": answer_id, "late": late, "seconds": seconds, "idempotency_key": idempotency_key, "at": now}
+        connection.execute(sa.insert(answers), row)
+        append_many(connection, answer_entries([row], "correction"))
         if slot is not None:
             connection.execute(
                 sa.update(slots)
@@ -295,6 +294,7 @@ class _Desk:
         if not self.new_answers:
             return
         self.connection.execute(sa.insert(answers), self.new_answers)
+        append_many(self.connection, answer_entries(self.new_answers))
         self.connection.execute(
             sa.update(leases)
             .where(leases.c.token == sa.bindparam("of_token"))
