@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
     from prefloop.workflows.sampling import sample
+    from prefloop.workflows.serving_app import serve
     from prefloop.workflows.training import train, train_methods
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "chat": "chat",
     "demo": "demo",
     "loop": "loop",
+    "serve": "serving_app",
 }
 """Function -> the module of `prefloop.workflows` that it lives in."""
 

@@ -32,6 +32,7 @@ from prefloop.cli import (
     report,
     runs,
     sample,
+    serve,
     snapshot,
     train,
 )
@@ -47,7 +48,7 @@ INTERRUPTED = 130
 """What a shell gives a process that Ctrl-C ended, and what Typer returns for it."""
 
 VERBS = (
-    init, demo, import_, export, sample, label, snapshot, train, evaluate, report, lineage, chat, runs, doctor, loop,
+    init, demo, import_, export, sample, label, serve, snapshot, train, evaluate, report, lineage, chat, runs, doctor, loop,
 )  # fmt: skip
 
 app = typer.Typer(

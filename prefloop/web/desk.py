@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from starlette.concurrency import run_in_threadpool
 
 from prefloop.store.database import Store
-from prefloop.store.queue import Lease, LeaseError, Receipt, Submission
+from prefloop.store.queue import Lease, LeaseError, LeaseRequest, Receipt, Submission
 from prefloop.store.writer import Writer
 from prefloop.web.reading import lease_holder
 
@@ -36,7 +36,7 @@ class Desk:
 
     async def lease(self, annotator: str, kinds: Sequence[str] | None = None) -> Lease | None:
         """A question for this annotator, or None where there is nothing to do."""
-        found = await asyncio.wrap_future(self.writer.lease(annotator, kinds=kinds, seconds=self.lease_seconds))
+        found = await asyncio.wrap_future(self.writer.lease(LeaseRequest(annotator=annotator, kinds=kinds, seconds=self.lease_seconds)))
         if not found:
             return None
         self._remember(found[0].token, annotator)
@@ -54,7 +54,7 @@ class Desk:
             holder = await run_in_threadpool(lease_holder, self.store, token)
         if holder != annotator:
             raise LeaseError(f"you hold no lease {token[:12]}...; ask for a question first")
-        receipt = await asyncio.wrap_future(self.writer.submit(submission))
+        receipt = await asyncio.wrap_future(self.writer.answer(submission))
         if receipt.late:
             raise LateAnswer(
                 "the lease had ended; the answer is kept and marked late, and somebody else is asked", receipt.answer_id

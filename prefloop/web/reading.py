@@ -31,7 +31,7 @@ def held_lease(store: Store, annotator: str, now: datetime | None = None) -> Lea
     """The question that somebody has before them: a page that is loaded again shows it again."""
     now = now or datetime.now(UTC)
     query = (
-        sa.select(leases, questions.c.kind, questions.c.prompt_id, questions.c.guideline)
+        sa.select(leases, questions.c.kind, questions.c.prompt_id, questions.c.guideline, questions.c.sensitive)
         .select_from(
             slots.join(leases, leases.c.token == slots.c.token).join(questions, questions.c.id == slots.c.question_id)
         )
@@ -60,6 +60,7 @@ def held_lease(store: Store, annotator: str, now: datetime | None = None) -> Lea
         candidates=[{"id": one, "text": texts[one]} for one in row.presented_order],
         guideline=None if guideline is None else {"version": guideline.version, "text": guideline.text},
         expires_at=row.expires_at,
+        sensitive=row.sensitive,
     )
 
 

@@ -1,0 +1,63 @@
+"""Questions with their prompt and candidates as text, as pages and machines bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefloop.errors import InputError
+from prefloop.records import Message, as_messages
+from prefloop.store.database import Store
+from prefloop.store.feedback import add_completions, add_prompts, add_questions, newest_guideline
+from prefloop.store.values import check_candidate_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One question to ask."""
+
+    kind: str
+    prompt: str | Sequence[Message]
+    candidates: Sequence[str] = ()
+    overlap: int = 1
+    priority: int = 0
+    sensitive: str | None = None
+    """A content warning, such as "violence"."""
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def ask(store: Store, items: Sequence[Item], *, source: str | None = None) -> list[str]:
+    """Add prompts, completions and questions, under the guideline that holds now; the questions' ids, one per item.
+
+    Raises InputError, naming the item, before anything is written; adding the same again adds nothing.
+    """
+    for index, item in enumerate(items):
+        check_candidate_count(item.kind, len(item.candidates), f"items[{index}]")
+        if len(set(item.candidates)) != len(item.candidates):
+            raise InputError(f"items[{index}]: the candidates must differ; two of them are the same text")
+    newest = newest_guideline(store)
+    prompts = add_prompts(store, [{"messages": as_messages(item.prompt), "source": source} for item in items])
+    texts = [
+        {"prompt_id": prompt, "text": text}
+        for prompt, item in zip(prompts, items, strict=True)
+        for text in item.candidates
+    ]
+    written = iter(add_completions(store, texts))
+    return add_questions(
+        store,
+        [
+            {
+                "kind": item.kind,
+                "prompt_id": prompt,
+                "candidates": [next(written) for _ in item.candidates],
+                "overlap": item.overlap,
+                "priority": item.priority,
+                "guideline": None if newest is None else newest["version"],
+                "source": source,
+                "columns": item.columns,
+                **({} if item.sensitive is None else {"sensitive": item.sensitive}),
+            }
+            for prompt, item in zip(prompts, items, strict=True)
+        ],
+    )
