@@ -90,8 +90,11 @@ def set_queue_options(store: Store, *, by: str = OPERATOR, **changes: float | bo
 
 def read_options(connection: Connection) -> QueueOptions:
     """The settings that hold in this transaction."""
-    rows = connection.execute(sa.select(options)).all()
+    rows = connection.execute(_OPTIONS).all()
     return QueueOptions(**{row.name: row.value for row in rows})
+
+
+_OPTIONS = sa.select(options)
 
 
 def set_gold(store: Store, question_id: str, value: Mapping[str, Any], *, by: str = OPERATOR) -> None:
@@ -143,6 +146,8 @@ def open_repeats(connection: Connection, answered: Iterable[tuple[Mapping[str, A
     """Reserve a second look for those of the (answer row, slot, kind, question's seed) that the repeat share hits."""
     found = [one for one in answered if one[2] in REPEATED_KINDS and not one[0]["skipped"]]
     share = read_options(connection).repeat_share if found else 0.0
+    if not share:
+        return
     rows = [
         {
             "question_id": row["question_id"],
