@@ -20,6 +20,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Mount
 
 from prefloop.store.people import Principal, Role, session_owner, token_owner
 from prefloop.web.bodies import read_form
@@ -104,7 +105,15 @@ def rules_of(route: APIRoute) -> list[Access | Public]:
 
 
 def check_every_route(app: FastAPI) -> None:
-    """Raise TypeError for a route without exactly one rule: what nobody thought about is not served."""
+    """Raise TypeError for a route without exactly one rule: what nobody thought about is not served.
+
+    The files under /static are for everybody; nothing else may be mounted.
+    """
+    for other in app.routes:
+        if not isinstance(other, APIRoute) and not (isinstance(other, Mount) and other.path == "/static"):
+            raise TypeError(f"{other!r} cannot have a rule of access; make it a route")
+    if not api_routes(app):
+        raise TypeError("the app has no routes")
     for route in api_routes(app):
         if len(rules_of(route)) != 1:
             raise TypeError(f"{route.path} needs exactly one rule of access, got {len(rules_of(route))}")

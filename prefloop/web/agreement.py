@@ -16,14 +16,18 @@ class KindAgreement:
     """Of one kind of question: how often two people who answered the same one said the same."""
 
     kind: str
-    agree: int
+    share: float | None
+    """Percent agreement, 0..1; None where no question has two answers."""
     pairs: int
     questions: int
-
-    @property
-    def share(self) -> float | None:
-        """None where no question has two answers."""
-        return self.agree / self.pairs if self.pairs else None
+    low: float | None = None
+    high: float | None = None
+    alpha: float | None = None
+    """Krippendorff's."""
+    alpha_low: float | None = None
+    alpha_high: float | None = None
+    why: str | None = None
+    """Why a figure is missing."""
 
 
 def agreement_by_kind(store: Store) -> list[KindAgreement]:
@@ -37,5 +41,6 @@ def agreement_by_kind(store: Store) -> list[KindAgreement]:
     for kind, by_question in sorted(said.items()):
         pairs = [pair for votes in by_question.values() for pair in combinations(votes.values(), 2)]
         several = sum(len(votes) > 1 for votes in by_question.values())
-        found.append(KindAgreement(kind, sum(one == other for one, other in pairs), len(pairs), several))
+        agree = sum(one == other for one, other in pairs)
+        found.append(KindAgreement(kind, agree / len(pairs) if pairs else None, len(pairs), several))
     return found

@@ -53,7 +53,8 @@ def create_app(store: Store, settings: WebSettings | None = None, *, artifacts: 
     )
     app.state.prefloop = State(store, Desk(store, writer, settings.lease_seconds), settings, artifacts)
     for module in (api, account, work, lead, admin):
-        app.include_router(module.router)
+        # Not include_router: the rules are read off the routes, so they stand in the app's own table as they are.
+        app.router.routes.extend(module.router.routes)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     _handle_errors(app)
     check_every_route(app)

@@ -135,12 +135,12 @@ def environment() -> Environment:
     return found
 
 
-def fragment(name: str, **context: Any) -> str:
+def fragment(name: str, /, **context: Any) -> str:
     """A piece of a page."""
     return environment().get_template(name).render(**context)
 
 
-def page(request: Request, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+def page(request: Request, name: str, /, *, status: int = 200, **context: Any) -> HTMLResponse:
     """A whole page, for whoever is signed in."""
     common = {
         "who": getattr(request.state, "principal", None),

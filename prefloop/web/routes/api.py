@@ -52,11 +52,18 @@ class AnswerBody(Body):
     seconds: float | None = Field(None, ge=0, le=30 * 24 * 3600, allow_inf_nan=False)
 
 
+class Turn(Body):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
 class ItemBody(Body):
     """One question."""
 
     kind: QuestionKind
-    prompt: str | list[Message] = Field(min_length=1)
+    prompt: str | list[Turn] = Field(min_length=1)
     candidates: list[str] = Field(default_factory=list, max_length=26)
     overlap: int = Field(1, ge=1, le=1000)
     priority: int = Field(0, ge=-1_000_000, le=1_000_000)
@@ -211,7 +218,7 @@ async def questions(request: Request, who: LeadApi) -> Response:
     items = [
         Item(
             kind=item.kind,
-            prompt=item.prompt,
+            prompt=item.prompt if isinstance(item.prompt, str) else [Message(role=t.role, content=t.content) for t in item.prompt],
             candidates=item.candidates,
             overlap=item.overlap,
             priority=item.priority,
