@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT, FOOT = 720, 150, 22
+WIDTH, HEIGHT, FOOT = 1000, 150, 22
 
 
 def columns(key: str, title: str, days: Sequence[tuple[str, int]]) -> Markup:
@@ -26,7 +26,7 @@ def columns(key: str, title: str, days: Sequence[tuple[str, int]]) -> Markup:
             anchor = "start" if index == 0 else "end"
             at = x if index == 0 else x + step
             body.append(Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(at, HEIGHT + 17, anchor, date))
-    body.append(Markup('<text x="0" y="12">{} at most</text>').format(most))
+    body.append(Markup('<text x="0" y="12">most on one day: {:,}</text>').format(most))
     return Markup(
         '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{key}-t"><title id="{key}-t">{title}</title>{body}</svg>'
     ).format(w=WIDTH, h=HEIGHT + FOOT, key=key, title=title, body=Markup("").join(body))

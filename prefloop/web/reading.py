@@ -235,7 +235,7 @@ def answers_per_day(store: Store, days: int = 30, now: datetime | None = None) -
     now = now or datetime.now(UTC)
     start = (now - timedelta(days=days - 1)).replace(hour=0, minute=0, second=0, microsecond=0)
     # `at` is microseconds since 1970 on every database, so a day is a whole division.
-    day = sa.cast(answers.c.at, sa.BigInteger) / 86_400_000_000
+    day = sa.type_coerce(answers.c.at, sa.BigInteger) // 86_400_000_000
     with store.read() as connection:
         rows = connection.execute(
             sa.select(day.label("day"), sa.func.count())

@@ -129,6 +129,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.globals.update(asset=asset)
+    found.tests["meeting"] = lambda some, others: not frozenset(some).isdisjoint(others)
     found.filters.update(
         markdown=markdown, clock=clock, duration=duration, percent=percent, shorter=shorter, words=words, opening=opening
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,9 @@ def serve(
             limit_concurrency=2000,
             h11_max_incomplete_event_size=64 * 1024,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes the signal on once all is put away
+            uvicorn.Server(config).run(sockets=[listening])
+        log("stopped; everything that was acknowledged is stored")
 
 
 def _bound(host: str, port: int) -> socket.socket:

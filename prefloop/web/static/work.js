@@ -15,7 +15,7 @@
   const say = (words, look = "") => { status.textContent = words; status.className = look; };
   const draftName = () => `prefloop:draft:${area.dataset.who}:${task.dataset.question}:${task.dataset.post}`;
   const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
-  const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
   const keysOn = () => document.querySelector("#keys-on")?.checked ?? true;
 
   // What each kind says (null: not yet enough), and how something said before is put back.
@@ -519,6 +519,12 @@
     return true;
   }
 
+  const guide = document.querySelector("#guideline");
+  if (guide) {
+    // Beside the task where there is room, until somebody folds it.
+    guide.open = matchMedia("(min-width: 64rem)").matches && store?.getItem("prefloop:guideline") !== "closed";
+    guide.addEventListener("toggle", () => store?.setItem("prefloop:guideline", guide.open ? "open" : "closed"));
+  }
   const keysBox = document.querySelector("#keys-on");
   if (keysBox && store) {
     keysBox.checked = store.getItem("prefloop:keys") !== "off";
