@@ -64,6 +64,7 @@ __all__ = [
     "runs",
     "doctor",
     "loop",
+    "serve",
 ]
 
 

@@ -48,7 +48,8 @@ INTERRUPTED = 130
 """What a shell gives a process that Ctrl-C ended, and what Typer returns for it."""
 
 VERBS = (
-    init, demo, import_, export, sample, label, serve, snapshot, train, evaluate, report, lineage, chat, runs, doctor, loop,
+    init, demo, import_, export, sample, label, serve, snapshot, train, evaluate, report, lineage, chat, runs, doctor,
+    loop,
 )  # fmt: skip
 
 app = typer.Typer(

@@ -152,7 +152,9 @@ async def _by_session(request: Request) -> Principal:
     if request.method not in SAFE_METHODS:
         check_same_origin(request)
         given = request.headers.get("x-csrf-token") or (await read_form(request)).get("csrf")
-        if not isinstance(given, str) or not hmac.compare_digest(given.encode("utf-8", "replace"), request.state.csrf.encode()):
+        if not isinstance(given, str) or not hmac.compare_digest(
+            given.encode("utf-8", "replace"), request.state.csrf.encode()
+        ):
             raise Denied("this form is older than your session; go back, load the page again and repeat")
     return who
 

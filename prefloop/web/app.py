@@ -16,9 +16,9 @@ from starlette.staticfiles import StaticFiles
 from prefloop.errors import InputError, RunError
 from prefloop.store.database import Store
 from prefloop.store.queue import LeaseError
+from prefloop.store.writer import Writer
 from prefloop.version import __version__
 from prefloop.web.access import Denied, NotSignedIn, check_every_route
-from prefloop.store.writer import Writer
 from prefloop.web.desk import Desk, LateAnswer
 from prefloop.web.limits import Limits, TooLarge
 from prefloop.web.rendering import FOLDER, page

@@ -18,17 +18,21 @@ def columns(key: str, title: str, days: Sequence[tuple[str, int]]) -> Markup:
         height = max(2.0, (HEIGHT - 20) * n / most) if n else 0.0
         x = index * step
         body.append(
-            Markup('<rect class="column" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="3"><title>{}: {}</title></rect>').format(
-                x + step * 0.14, HEIGHT - height, step * 0.72, height, date, n
-            )
+            Markup(
+                '<rect class="column" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="3">'
+                "<title>{}: {}</title></rect>"
+            ).format(x + step * 0.14, HEIGHT - height, step * 0.72, height, date, n)
         )
         if index in (0, len(days) - 1):
             anchor = "start" if index == 0 else "end"
             at = x if index == 0 else x + step
-            body.append(Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(at, HEIGHT + 17, anchor, date))
+            body.append(
+                Markup('<text x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(at, HEIGHT + 17, anchor, date)
+            )
     body.append(Markup('<text x="0" y="12">most on one day: {:,}</text>').format(most))
     return Markup(
-        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{key}-t"><title id="{key}-t">{title}</title>{body}</svg>'
+        '<svg class="chart" viewBox="0 0 {w} {h}" role="img" aria-labelledby="{key}-t">'
+        '<title id="{key}-t">{title}</title>{body}</svg>'
     ).format(w=WIDTH, h=HEIGHT + FOOT, key=key, title=title, body=Markup("").join(body))
 
 
@@ -38,7 +42,8 @@ def bar(done: int, held: int, whole: int) -> Markup:
     return Markup(
         '<svg class="bar" width="100%" height="8" aria-hidden="true" focusable="false">'
         '<rect class="rest" width="100%" height="8" rx="4"/>'
-        '<rect class="held" width="{:.2f}%" height="8" rx="4"/><rect class="done" width="{:.2f}%" height="8" rx="4"/></svg>'
+        '<rect class="held" width="{:.2f}%" height="8" rx="4"/>'
+        '<rect class="done" width="{:.2f}%" height="8" rx="4"/></svg>'
     ).format(min(100.0, 100 * (done + held) / whole), min(100.0, 100 * done / whole))
 
 

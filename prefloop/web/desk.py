@@ -36,7 +36,9 @@ class Desk:
 
     async def lease(self, annotator: str, kinds: Sequence[str] | None = None) -> Lease | None:
         """A question for this annotator, or None where there is nothing to do."""
-        found = await asyncio.wrap_future(self.writer.lease(LeaseRequest(annotator=annotator, kinds=kinds, seconds=self.lease_seconds)))
+        found = await asyncio.wrap_future(
+            self.writer.lease(LeaseRequest(annotator=annotator, kinds=kinds, seconds=self.lease_seconds))
+        )
         if not found:
             return None
         self._remember(found[0].token, annotator)

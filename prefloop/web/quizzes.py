@@ -1,8 +1,8 @@
 """A guideline's quiz as text that a lead can type.
 
-    Which answer is better when both are true?
-    - the longer one
-    + the one that says what was asked
+Which answer is better when both are true?
+- the longer one
++ the one that says what was asked
 """
 
 from __future__ import annotations

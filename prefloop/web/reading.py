@@ -15,7 +15,17 @@ from prefloop.records import as_messages
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers_by_ids
 from prefloop.store.queue import Lease
-from prefloop.store.tables import annotators, answers, candidates, completions, guidelines, leases, prompts, questions, slots
+from prefloop.store.tables import (
+    annotators,
+    answers,
+    candidates,
+    completions,
+    guidelines,
+    leases,
+    prompts,
+    questions,
+    slots,
+)
 
 RECENT = 4000
 """Answers that figures about time look at: the newest ones."""
@@ -160,7 +170,7 @@ def progress(store: Store, now: datetime | None = None) -> list[KindProgress]:
     """Per kind of question: wanted answers (slots), those given, those being given now, and the time one takes."""
     now = now or datetime.now(UTC)
     with store.read() as connection:
-        asked = dict(connection.execute(sa.select(questions.c.kind, sa.func.count()).group_by(questions.c.kind)).all())
+        counted = connection.execute(sa.select(questions.c.kind, sa.func.count()).group_by(questions.c.kind)).all()
         places = connection.execute(
             sa.select(
                 slots.c.kind,
@@ -182,7 +192,7 @@ def progress(store: Store, now: datetime | None = None) -> list[KindProgress]:
     by_kind = {kind: (int(n), int(done or 0), int(held or 0)) for kind, n, done, held in places}
     return [
         KindProgress(kind, int(n), *by_kind.get(kind, (0, 0, 0)), median(times[kind]) if times[kind] else None)
-        for kind, n in sorted(asked.items())
+        for kind, n in sorted(counted)
     ]
 
 

@@ -131,7 +131,13 @@ def environment() -> Environment:
     found.globals.update(asset=asset)
     found.tests["meeting"] = lambda some, others: not frozenset(some).isdisjoint(others)
     found.filters.update(
-        markdown=markdown, clock=clock, duration=duration, percent=percent, shorter=shorter, words=words, opening=opening
+        markdown=markdown,
+        clock=clock,
+        duration=duration,
+        percent=percent,
+        shorter=shorter,
+        words=words,
+        opening=opening,
     )
     return found
 

@@ -12,6 +12,7 @@ from prefloop.errors import InputError
 from prefloop.workflows.places import Place, store_of, workspace_at
 
 DEFAULT_PORT = 8700
+BACKLOG = 2048
 GRACE_SECONDS = 10
 """How long a stopping server waits for answers that are on their way."""
 
@@ -65,6 +66,7 @@ def serve(
             server_header=False,
             proxy_headers=https,
             forwarded_allow_ips="127.0.0.1,::1" if https else None,
+            loop="auto",
             timeout_graceful_shutdown=GRACE_SECONDS,
             limit_concurrency=2000,
             h11_max_incomplete_event_size=64 * 1024,
@@ -81,6 +83,7 @@ def _bound(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(BACKLOG)  # whoever comes before the app is up waits and is not turned away
     except OSError as error:
         raise InputError(
             f"cannot listen at {host}:{port}: {error.strerror or error}; give another --port (0 takes any free one)"

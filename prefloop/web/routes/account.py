@@ -11,19 +11,19 @@ from starlette.datastructures import URL
 
 from prefloop.errors import InputError
 from prefloop.store.people import (
+    accept_invitation,
     check_password,
     consents,
     create_token,
     end_session,
     invitation,
-    accept_invitation,
-    tokens,
     record_consent,
     refused,
     revoke_token,
     session_owner,
     set_refusals,
     start_session,
+    tokens,
 )
 from prefloop.web.access import Anyone, MemberPage, session_secret
 from prefloop.web.attempts import Attempts

@@ -16,11 +16,11 @@ from prefloop.store.people import (
     create_token,
     deactivate,
     invite,
-    tokens,
     people,
     reactivate,
     revoke_token,
     set_roles,
+    tokens,
 )
 from prefloop.web.access import AdminPage, Anyone, LeadPage, MemberPage, api_routes
 from prefloop.web.bodies import read_form, text_of
@@ -151,4 +151,3 @@ def openapi(request: Request, access: Anyone) -> Response:
 def api_page(request: Request, who: MemberPage) -> Response:
     """For people: the same, to read."""
     return page(request, "api.html", schema=schema_of(request))
-

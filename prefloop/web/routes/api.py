@@ -185,7 +185,9 @@ def lease_json(lease: Lease) -> dict[str, Any]:
         **REFUSALS,
         201: _object("Stored; it is on the disk.", id=TEXT),
         200: _object("This very answer was stored before, under this id.", id=TEXT),
-        409: _says("The lease ended (the answer is kept, marked late, under `id`) or was used (by `id`).", "id", "late"),
+        409: _says(
+            "The lease ended (the answer is kept, marked late, under `id`) or was used (by `id`).", "id", "late"
+        ),
     },
     openapi_extra=_described(AnswerBody),
 )
@@ -218,7 +220,9 @@ async def questions(request: Request, who: LeadApi) -> Response:
     items = [
         Item(
             kind=item.kind,
-            prompt=item.prompt if isinstance(item.prompt, str) else [Message(role=t.role, content=t.content) for t in item.prompt],
+            prompt=item.prompt
+            if isinstance(item.prompt, str)
+            else [Message(role=t.role, content=t.content) for t in item.prompt],
             candidates=item.candidates,
             overlap=item.overlap,
             priority=item.priority,

@@ -99,7 +99,15 @@ def import_page(request: Request, who: LeadPage) -> Response:
 
 def _import(request: Request, status: int = 200, **said: Any) -> Response:
     given = {"wrong": None, "result": None, "pasted": ""} | said
-    return page(request, "import.html", status=status, kinds=QUESTION_KINDS, names=KIND_NAMES, answer_kinds=IMPORT_KINDS, **given)
+    return page(
+        request,
+        "import.html",
+        status=status,
+        kinds=QUESTION_KINDS,
+        names=KIND_NAMES,
+        answer_kinds=IMPORT_KINDS,
+        **given,
+    )
 
 
 @router.post("/lead/import")
@@ -266,7 +274,17 @@ def export_page(request: Request, who: LeadPage) -> Response:
 def _export(request: Request, status: int = 200, wrong: str | None = None) -> Response:
     state = state_of(request)
     numbers = state.recent("counts", 5.0, lambda: counts(state.store))
-    return page(request, "export.html", status=status, wrong=wrong, counts=numbers, formats=FORMATS, purposes=PURPOSES, kinds=QUESTION_KINDS, names=KIND_NAMES)  # fmt: skip
+    return page(
+        request,
+        "export.html",
+        status=status,
+        wrong=wrong,
+        counts=numbers,
+        formats=FORMATS,
+        purposes=PURPOSES,
+        kinds=QUESTION_KINDS,
+        names=KIND_NAMES,
+    )
 
 
 @router.post("/lead/export")

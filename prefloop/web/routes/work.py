@@ -18,7 +18,7 @@ from prefloop.store.people import Principal, quiz_passed, record_quiz
 from prefloop.store.queue import Submission, correct, release
 from prefloop.web.access import WorkerPage
 from prefloop.web.bodies import json_body, read_form, text_of
-from prefloop.web.questions import SCALE, SKIPS, LEVELS, LONG, Task, criteria_of, said_in_words, task_of
+from prefloop.web.questions import LEVELS, LONG, SCALE, SKIPS, Task, criteria_of, said_in_words, task_of
 from prefloop.web.reading import held_lease, history, own_answer, own_figures, question_extras
 from prefloop.web.rendering import fragment, page
 from prefloop.web.routes.account import see, undecided
@@ -48,7 +48,7 @@ class Returned(BaseModel):
 
 @router.get("/work")
 async def work(request: Request, who: WorkerPage) -> Response:
-    """The question that one holds, or the next one; before that consent and the guideline's quiz, where they are due."""
+    """The question that one holds, or the next one; before that consent and the guideline's quiz, where due."""
     state = state_of(request)
     before = await run_in_threadpool(_before_work, state, who.annotator)
     if before is not None:

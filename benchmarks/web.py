@@ -1,0 +1,190 @@
+"""How fast people and machines are served: lease+answer cycles per second through HTTP, and how long pages take.
+
+usage: python -m benchmarks.web [--clients 30] [--seconds 10] [--questions 20000] [--pages 100000] [--json FILE]
+
+A server of its own (`prefloop serve` on SQLite, `synchronous=FULL`, in a folder that is removed afterwards), and
+clients in another process that each lease a question, answer it, and lease the next, over one connection. The pages
+are asked for with `--pages` questions in the store. With PREFLOOP_DATABASE_URL set it measures PostgreSQL, in that
+database, which must be empty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAGES = ("/work", "/work/history", "/me", "/lead", "/lead/review", "/lead/import", "/lead/people", "/lead/export")
+TIMES = 20
+"""How often each page is asked for; the first time warms it."""
+
+
+@dataclass
+class Client:
+    """One connection that speaks just enough HTTP, so that the clients do not take the server's processor."""
+
+    port: int
+    token: str
+    cycles: list[float] = field(default_factory=list)
+    """Seconds per lease+answer."""
+    requests: list[float] = field(default_factory=list)
+    """Seconds per request."""
+
+    async def connect(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def post(self, path: str, body: Any, key: str | None = None) -> tuple[int, Any]:
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {self.token}\r\n"
+        head += f"content-length: {len(content)}\r\n" + (f"idempotency-key: {key}\r\n" if key else "") + "\r\n"
+        begun = time.perf_counter()
+        self.writer.write(head.encode() + content)
+        status, answer = await self._response()
+        self.requests.append(time.perf_counter() - begun)
+        return status, answer
+
+    async def _response(self) -> tuple[int, Any]:
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
+        body = await self.reader.readexactly(length) if length else b""
+        return int(head.split(" ", 2)[1]), json.loads(body) if body else None
+
+    async def work(self, until: float) -> None:
+        while time.perf_counter() < until:
+            begun = time.perf_counter()
+            status, asked = await self.post("/api/v1/questions/next", {})
+            if status == 204:
+                raise SystemExit("the questions ran out; give more with --questions")
+            value = {"choice": "a", "strength": 2}
+            body = {"lease": asked["lease"]["token"], "value": value}
+            status, _ = await self.post("/api/v1/answers", body, secrets.token_hex(8))
+            if status != 201:
+                raise SystemExit(f"an answer was refused: {status}")
+            self.cycles.append(time.perf_counter() - begun)
+
+
+def prepared(folder: Path, clients: int, questions: int) -> tuple[list[str], str]:
+    """A workspace with questions, a token per client, and the session of a lead; (tokens, session)."""
+    import prefloop
+    from prefloop.store.database import open_store
+    from prefloop.store.people import add_person, create_token, record_consent, start_session
+    from prefloop.web.asking import Item, ask
+    from prefloop.web.routes.account import CONSENT_VERSION, PURPOSES
+
+    store = open_store(prefloop.init(folder).database_url)
+    for start in range(0, questions, 5000):
+        names = range(start, min(start + 5000, questions))
+        pair = ["Blue, as the sky over the sea at noon.", "Seven."]
+        ask(store, [Item(kind="comparison", prompt=f"Name colour {n}.", candidates=pair, overlap=2) for n in names])
+    tokens = [create_token(store, f"client {n}", "annotator").token for n in range(clients)]
+    lead = add_person(store, "lead", roles=["lead"])
+    for purpose, _, _ in PURPOSES:
+        record_consent(store, lead, purpose, CONSENT_VERSION, True)
+    session = start_session(store, lead)
+    store.close()
+    return tokens, session
+
+
+def started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The server and its port."""
+    command = [sys.executable, "-m", "prefloop", "serve", "--port", "0", "--workspace", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"prefloop is at" in line:
+            return process, int(line.split()[3].rpartition(b":")[2])
+    raise SystemExit(f"the server did not start (exit code {process.wait()})")
+
+
+async def _drive(port: int, tokens: list[str], seconds: float) -> list[Client]:
+    clients = [Client(port, token) for token in tokens]
+    for client in clients:
+        await client.connect()
+    until = time.perf_counter() + seconds
+    await asyncio.gather(*(client.work(until) for client in clients))
+    return clients
+
+
+def cycles(folder: Path, clients: int, seconds: float, questions: int) -> dict[str, Any]:
+    """Lease+answer cycles per second, and the time of a request."""
+    tokens, _ = prepared(folder, clients, questions)
+    process, port = started(folder)
+    try:
+        asyncio.run(_drive(port, tokens[:2], 1.0))  # warm
+        begun = time.perf_counter()
+        done = asyncio.run(_drive(port, tokens, seconds))
+        took = time.perf_counter() - begun
+    finally:
+        process.terminate()
+        process.wait()
+    every = sorted(one for client in done for one in client.requests)
+    count = sum(len(client.cycles) for client in done)
+    return {
+        "clients": clients,
+        "seconds": round(took, 2),
+        "cycles": count,
+        "cycles_per_second": round(count / took, 1),
+        "request_p50_ms": round(1000 * statistics.median(every), 1),
+        "request_p95_ms": round(1000 * every[int(0.95 * len(every))], 1),
+        "request_max_ms": round(1000 * every[-1], 1),
+    }
+
+
+def pages(folder: Path, questions: int) -> dict[str, float]:
+    """Median milliseconds per page, through HTTP."""
+    import http.client
+
+    _, session = prepared(folder, 1, questions)
+    process, port = started(folder)
+    found = {}
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        for path in PAGES:
+            times = []
+            for _ in range(TIMES):
+                begun = time.perf_counter()
+                connection.request("GET", path, headers={"cookie": f"prefloop={session}", "accept": "text/html"})
+                response = connection.getresponse()
+                response.read()
+                times.append(time.perf_counter() - begun)
+                if response.status != 200:
+                    raise SystemExit(f"{path} gave {response.status}")
+            found[path] = round(1000 * statistics.median(times[1:]), 1)
+    finally:
+        process.terminate()
+        process.wait()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--questions", type=int, default=20_000)
+    parser.add_argument("--pages", type=int, default=100_000)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    result: dict[str, Any] = {"cores": os.cpu_count()}
+    with tempfile.TemporaryDirectory() as folder:
+        result["cycles"] = cycles(Path(folder), given.clients, given.seconds, given.questions)
+    print(json.dumps(result["cycles"]), flush=True)
+    if given.pages and "PREFLOOP_DATABASE_URL" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            result["pages_ms"] = pages(Path(folder), given.pages)
+        print(json.dumps(result["pages_ms"]), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
