@@ -53,12 +53,9 @@ class Limits:
             await self.app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        started = False
 
         async def sending(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 self._add_headers(scope, message)
             await send(message)
 
@@ -82,10 +79,10 @@ class Limits:
 
         try:
             await self.app(scope, receiving, sending)
-        except TooLarge:
-            if started:
-                raise
-            await _refuse(sending, 413, f"a request here may have {limit:,} bytes")
+        finally:
+            form = scope.get("state", {}).get("form")
+            if form is not None:
+                await form.close()  # an upload's temporary file goes now and not when somebody collects garbage
 
     def _limit(self, path: str) -> int:
         return self.settings.import_bytes if path in LARGE else self.settings.body_bytes

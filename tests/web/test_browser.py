@@ -44,7 +44,9 @@ class Problems(list[str]):
     """What a page complained about, and where it wanted to go."""
 
 
-def opened(chromium: Browser, site: Site, secret: str | None, size: dict[str, int], **more: object) -> tuple[Page, Problems]:
+def opened(
+    chromium: Browser, site: Site, secret: str | None, size: dict[str, int], **more: object
+) -> tuple[Page, Problems]:
     context = chromium.new_context(viewport=size, **more)
     if secret:
         context.add_cookies([{"name": "prefloop", "value": secret, "url": site.url}])
@@ -54,7 +56,9 @@ def opened(chromium: Browser, site: Site, secret: str | None, size: dict[str, in
     page.on("console", lambda said: problems.append(f"console: {said.text}") if said.type == "error" else None)
     page.on(
         "request",
-        lambda request: None if request.url.startswith((site.url, "about:")) else problems.append(f"away: {request.url}"),
+        lambda request: (
+            None if request.url.startswith((site.url, "about:")) else problems.append(f"away: {request.url}")
+        ),
     )
     return page, problems
 
@@ -103,7 +107,7 @@ def test_every_kind_by_keyboard_alone(chromium: Browser, site: Site, desk_store:
     shown = {row.kind: row.presented_order for row in answers(desk_store)}
     assert said["comparison"] == {"choice": "a", "strength": 2}
     first, second, third = shown["ranking"]
-    assert said["ranking"] == {"order": [[second], [first, third]]}
+    assert said["ranking"] == {"order": [[second, first], [third]]}
     assert said["rating"] == {"scores": {"helpful": 4, "honest": 3, "harmless": 5, "overall": 5}}
     assert said["approval"] == {"approved": False}
     assert said["edit"] == {"text": "Oslo is the capital of Norway."}
@@ -121,7 +125,9 @@ def test_every_kind_on_a_phone_by_touch(chromium: Browser, site: Site, desk_stor
     touch = {
         "comparison": ["input[name=choice][value='b:3']"],
         "ranking": ["#ranking > li:nth-child(2) [data-move=up]"],
-        "rating": [f"[data-criterion={name}] input[value='4']" for name in ("helpful", "honest", "harmless", "overall")],
+        "rating": [
+            f"[data-criterion={name}] input[value='4']" for name in ("helpful", "honest", "harmless", "overall")
+        ],
         "approval": ["input[name=approved][value=yes]"],
         "flags": ["input[name=none]"],
     }
@@ -219,7 +225,7 @@ def test_a_lost_connection_loses_and_doubles_nothing(chromium: Browser, site: Si
     page.route("**/work/answers", lose)
     page.keyboard.press("y")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('Not saved yet')")
+    page.wait_for_function("() => document.querySelector('#status').textContent.startsWith('Not saved yet')")
     page.wait_for_function("before => document.querySelector('#task').dataset.question !== before", arg=first)
     assert len(times) == 2
     assert times[0] == times[1]
@@ -246,7 +252,10 @@ def test_the_way_of_a_lead(chromium: Browser, site: Site, desk_store: Store) -> 
     lead = person(desk_store, "lena", "lead")
     page, problems = opened(chromium, site, start_session(desk_store, lead), DESKTOP)
     page.goto(f"{site.url}/lead/import")
-    page.fill("#pasted", 'prompt,completion_a,completion_b\n"Name a colour.","Blue.","Seven."\n"Name a day.","Monday.","Cat."\n')
+    page.fill(
+        "#pasted",
+        'prompt,completion_a,completion_b\n"Name a colour.","Blue.","Seven."\n"Name a day.","Monday.","Cat."\n',
+    )
     page.click("text=Import >> nth=-1")
     assert "2 of 2 rows are questions now" in page.inner_text(".notice")
     page.goto(f"{site.url}/lead/guidelines")
@@ -269,7 +278,7 @@ def test_the_way_of_a_lead(chromium: Browser, site: Site, desk_store: Store) -> 
     other.click("text=Check")
     other.locator("input[name=choice][value='a:2']").tap()
     other.locator("[data-action=save]").tap()
-    other.wait_for_function("document.querySelector('#status').textContent.startsWith('Saved at')")
+    other.wait_for_function("() => document.querySelector('#status').textContent.startsWith('Saved at')")
     page.goto(f"{site.url}/lead?rate=15")
     assert "1 / 4" in page.inner_text("main")
     page.goto(f"{site.url}/lead/export")
