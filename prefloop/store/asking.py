@@ -191,12 +191,12 @@ def settle(connection: Connection, complete: Sequence[str], policy: OverlapPolic
 def _asked(connection: Connection, ids: Sequence[str]) -> list[Asked]:
     found = []
     for chunk in in_chunks(ids):
-        sizes: Iterable[Any] = connection.execute(
+        sizes = connection.execute(
             sa.select(slots.c.question_id, sa.func.count())
             .where(slots.c.question_id.in_(chunk), slots.c.reserved_for.is_(None))
             .group_by(slots.c.question_id)
         )
-        overlaps: dict[str, int] = dict(sizes)
+        overlaps = {row[0]: int(row[1]) for row in sizes}
         stored: dict[str, list[str]] = {}
         for row in connection.execute(
             sa.select(candidates).where(candidates.c.question_id.in_(chunk)).order_by(candidates.c.position)
