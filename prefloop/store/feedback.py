@@ -8,7 +8,6 @@ to by `answers.hash`, under a key that goes when the text goes.
 
 from __future__ import annotations
 
-import hmac
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,11 +20,23 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import Messages, as_messages, canonical_json, content_hash, prompt_id
+from prefloop.store.asking import put_gold
+from prefloop.store.audit_log import (
+    OPERATOR,
+    Entry,
+    answer_entries,
+    append,
+    append_many,
+    commitment,
+    guideline_commitment,
+)
 from prefloop.store.database import Row, Store, in_answer_order, insert_new
 from prefloop.store.people import imported_annotators
 from prefloop.store.tables import (
     annotators,
+    audiences,
     completions,
+    gold,
     guidelines,
     prompts,
     questions,
@@ -86,6 +97,19 @@ class AnswerRow:
     """Of the question and of the answer; the answer's win."""
     hash: str
     """Keyed commitment to what was said."""
+    repeat_of: str | None = None
+    """The same annotator's first answer, when the question came again, swapped: outside overlap and consensus."""
+    adjudication: bool = False
+    """Settles what others disagreed about; outside overlap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPage:
+    """Some answers, and where to go on."""
+
+    answers: list[AnswerRow]
+    next: int
+    """`answer_page(store, after=next)` goes on behind these; the same as before when there is nothing new."""
 
 
 def add_prompts(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -121,13 +145,16 @@ def add_completions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[st
     return [row["id"] for row in rows]
 
 
-def add_questions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
+def add_questions(store: Store, items: Sequence[Mapping[str, Any]], *, by: str = OPERATOR) -> list[str]:
     """Ask questions: each waits in the queue until `overlap` annotators have answered it. Returns their ids.
 
     Items: `kind`, `prompt_id`, `candidates` (completion ids), and if wanted `overlap` (default 1), `round` (0),
-    `source`, `licence`, `columns`, `guideline` (a version), `priority` (smaller is asked sooner, 0), and `seed` (of
-    the order in which candidates are shown; by default it comes from the question's id). The same kind, prompt,
-    candidates, round and columns are the same question and are asked once.
+    `source`, `licence`, `columns`, `guideline` (a version), `priority` (smaller is asked sooner, 0), `seed` (of
+    the order in which candidates are shown; by default it comes from the question's id), `most` (answers at most, when
+    an overlap policy wants more than `overlap`), `sensitive` (a content warning such as "violence"), `audience` (roles
+    and annotators' ids: nobody else is asked) and `gold` (the right answer, in the stored order: the question is asked
+    of everybody, `overlap` at a time). The same kind, prompt, candidates, round and columns are the same question and
+    are asked once.
     """
     now = datetime.now(UTC)
     rows = [_question_row(item, f"questions[{index}]", now) for index, item in enumerate(items)]
@@ -147,27 +174,62 @@ def add_questions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]
             connection,
             slots,
             [
-                {"question_id": row["id"], "n": n, "kind": row["kind"], "priority": item.get("priority", 0)}
+                {
+                    "question_id": row["id"],
+                    "n": n,
+                    "kind": row["kind"],
+                    "priority": item.get("priority", 0),
+                    "sensitive": row["sensitive"],
+                    "restricted": bool(item.get("audience")),
+                    "gold": item.get("gold") is not None,
+                }
                 for row, item in new.values()
                 for n in range(row["overlap"])
             ],
         )
+        insert_new(
+            connection,
+            audiences,
+            [
+                {"question_id": i, "member": one}
+                for i, (_, item) in new.items()
+                for one in set(item.get("audience") or ())
+            ],
+        )
+        for identity, (row, item) in new.items():
+            if item.get("gold") is not None:
+                put_gold(connection, identity, row["kind"], item["gold"], item["candidates"], by)
     return [row["id"] for row in rows]
 
 
-def add_guideline(store: Store, text: str) -> int:
-    """Store a new version of the guideline and return its number (1, 2, ...); the same text as now is no new one."""
+def add_guideline(
+    store: Store, text: str, *, quiz: Sequence[Mapping[str, Any]] | None = None, by: str = OPERATOR
+) -> int:
+    """Store a new version of the guideline and return its number (1, 2, ...); the same text and quiz is no new one.
+
+    `quiz`: questions that gate this version, each `{"question": text, "options": [texts], "correct": index}`.
+    """
     if not isinstance(text, str) or not text.strip():
         raise InputError("a guideline needs text")
     check_storable(text, "guideline")
+    asked = None if quiz is None else [_quiz_question(one, f"quiz[{index}]") for index, one in enumerate(quiz)]
     with store.write() as connection:
         in_answer_order(connection)
         newest = connection.execute(sa.select(guidelines).order_by(guidelines.c.version.desc()).limit(1)).first()
-        if newest is not None and newest.text == text:
+        if newest is not None and newest.text == text and newest.quiz == asked:
             return int(newest.version)
-        version = 1 if newest is None else newest.version + 1
-        connection.execute(sa.insert(guidelines).values(version=version, text=text, created_at=datetime.now(UTC)))
-    return int(version)
+        version = 1 if newest is None else int(newest.version) + 1
+        row = {"version": version, "text": text, "quiz": asked, "created_at": datetime.now(UTC)}
+        connection.execute(sa.insert(guidelines).values(row))
+        append(connection, "guideline", by, str(version), guideline_commitment(version, text, asked))
+    return version
+
+
+def newest_guideline(store: Store) -> dict[str, Any] | None:
+    """`version`, `text` and `quiz` of the guideline that holds now; None where there is none."""
+    with store.read() as connection:
+        row = connection.execute(sa.select(guidelines).order_by(guidelines.c.version.desc()).limit(1)).first()
+    return None if row is None else {"version": row.version, "text": row.text, "quiz": row.quiz}
 
 
 def import_answers(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -206,6 +268,7 @@ def import_answers(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str
             result.append(same)
         if rows:
             connection.execute(sa.insert(answer_table), rows)
+            append_many(connection, answer_entries(rows, "import"))
     return result
 
 
@@ -216,11 +279,13 @@ def answers(
     after: int | None = None,
     round: int | None = None,
     corrected: bool = False,
+    repeats: bool = False,
 ) -> Iterator[AnswerRow]:
     """Every answer that stands, in the order in which it was committed, as it was when the first one is read.
 
-    `after`: only those behind this cursor. `corrected`: also those that a later answer replaces. Erased answers do not
-    appear; skips (`skipped`) and late answers (`late`) do, and count for no consensus. Streams: the answers may be
+    `after`: only those behind this cursor. `corrected`: also those that a later answer replaces. `repeats`: also those
+    to questions that came again (they measure an annotator, and would count twice in a consensus). Erased answers do
+    not appear; skips (`skipped`) and late answers (`late`) do, and count for no consensus. Streams: the answers may be
     many, and whoever reads may write between two of them.
     """
     if kind is not None:
@@ -230,6 +295,8 @@ def answers(
         wanted.append(questions.c.kind == kind)
     if round is not None:
         wanted.append(questions.c.round == round)
+    if not repeats:
+        wanted.append(answer_table.c.repeat_of.is_(None))
     with store.read() as connection:
         last = connection.execute(sa.select(sa.func.max(answer_table.c.number))).scalar() or 0
     if not corrected:
@@ -243,6 +310,34 @@ def answers(
         if len(page) < PAGE:
             return
         cursor = page[-1].cursor
+
+
+def answer_page(store: Store, after: int | None = None, limit: int = 100) -> AnswerPage:
+    """Up to `limit` (1 to 1000) answers behind the cursor `after`, in the order in which they were committed.
+
+    Going on with `next` meets every answer once, whoever writes meanwhile. Everything that was said is there and says
+    what it is: late answers, repeats, skips, and answers that a later one `replaces`; only erased ones are not.
+    """
+    _whole(limit, 1, PAGE, "limit")
+    _whole(after or 0, 0, 2**63 - 1, "after")
+    with store.read() as connection:
+        rows = _page(connection, [answer_table.c.value.is_not(None), answer_table.c.number > (after or 0)], limit)
+    return AnswerPage(answers=rows, next=rows[-1].cursor if rows else after or 0)
+
+
+def history(store: Store, annotator: str, *, limit: int = 50, before: int | None = None) -> list[AnswerRow]:
+    """What somebody said last, the newest first, without what they corrected since; `before`: an older page."""
+    _whole(limit, 1, PAGE, "limit")
+    newer = answer_table.alias("newer")
+    wanted = [
+        answer_table.c.annotator_id == annotator,
+        answer_table.c.value.is_not(None),
+        ~sa.exists().where(newer.c.replaces == answer_table.c.id),
+    ]
+    if before is not None:
+        wanted.append(answer_table.c.number < before)
+    with store.read() as connection:
+        return _page(connection, wanted, limit, newest_first=True)
 
 
 def answers_by_ids(store: Store, ids: Iterable[str]) -> dict[str, AnswerRow]:
@@ -269,7 +364,7 @@ def erased_among(store: Store, ids: Iterable[str]) -> dict[str, datetime]:
     return found
 
 
-def erase_answers(store: Store, ids: Iterable[str], reason: str) -> int:
+def erase_answers(store: Store, ids: Iterable[str], reason: str, *, by: str = OPERATOR) -> int:
     """Remove what these answers say and return how many were erased now; id, hash and a tombstone stay.
 
     The key of the hash goes as well, so that the hash confirms no guess. Raises InputError for an unknown id.
@@ -298,12 +393,16 @@ def erase_answers(store: Store, ids: Iterable[str], reason: str) -> int:
                 .where(answer_table.c.id.in_([row.id for row in live]))
                 .values(value=sa.null(), key=sa.null(), columns=sa.null())
             )
+            append_many(connection, [Entry("erasure", by, row.id, row.hash) for row in live])
             erased += len(live)
     return erased
 
 
 def counts(store: Store) -> dict[str, Any]:
-    """How much of everything there is; `answers` are those that stand (neither corrected nor erased)."""
+    """How much of everything there is; `answers` are those that stand (neither corrected nor erased).
+
+    `slots` leaves out gold, which is never used up, and repeats, which are for one annotator each.
+    """
     newer = answer_table.alias("newer")
     stands = sa.and_(answer_table.c.value.is_not(None), ~sa.exists().where(newer.c.replaces == answer_table.c.id))
     with store.read() as connection:
@@ -319,6 +418,7 @@ def counts(store: Store) -> dict[str, Any]:
             return dict(sorted(tuple(row) for row in connection.execute(query)))
 
         now = datetime.now(UTC)
+        ordinary = sa.and_(slots.c.gold.is_(False), slots.c.reserved_for.is_(None))
         return {
             "annotators": by(annotators.c.kind, annotators),
             "prompts": rows_of(prompts),
@@ -330,12 +430,18 @@ def counts(store: Store) -> dict[str, Any]:
             "late": rows_of(answer_table, stands, answer_table.c.late.is_(True)),
             "corrections": rows_of(answer_table, answer_table.c.replaces.is_not(None)),
             "erased": rows_of(tombstones, tombstones.c.subject == "answer"),
+            "repeats": rows_of(answer_table, stands, answer_table.c.repeat_of.is_not(None)),
+            "adjudications": rows_of(answer_table, stands, answer_table.c.adjudication.is_(True)),
+            "gold": rows_of(gold),
             "slots": {
                 "open": rows_of(
-                    slots, slots.c.answer_id.is_(None), sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now)
+                    slots,
+                    ordinary,
+                    slots.c.answer_id.is_(None),
+                    sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now),
                 ),
-                "leased": rows_of(slots, slots.c.answer_id.is_(None), slots.c.expires_at > now),
-                "done": rows_of(slots, slots.c.answer_id.is_not(None)),
+                "leased": rows_of(slots, ordinary, slots.c.answer_id.is_(None), slots.c.expires_at > now),
+                "done": rows_of(slots, ordinary, slots.c.answer_id.is_not(None)),
             },
         }
 
@@ -360,14 +466,6 @@ def new_answer_row(
         "presented_order": list(presented_order),
         "skipped": is_skip(value),
     }
-
-
-def commitment(
-    key: str, question: str, annotator: str, value: Mapping[str, Any], presented_order: Sequence[str]
-) -> str:
-    """HMAC-SHA256 of what was said by whom on what, under the answer's own key."""
-    said = canonical_json([question, annotator, value, list(presented_order)])
-    return hmac.digest(bytes.fromhex(key), said.encode("utf-8"), "sha256").hex()
 
 
 @dataclass(frozen=True)
@@ -509,6 +607,18 @@ def _question_row(item: Mapping[str, Any], place: str, now: datetime, imported: 
     overlap = _whole(item.get("overlap", 1), 0 if imported else 1, MAX_OVERLAP, f"{place}.overlap")
     turn = _whole(item.get("round") or 0, 0, 2**31 - 1, f"{place}.round")
     _whole(item.get("priority", 0), -(2**31), 2**31 - 1, f"{place}.priority")
+    most, sensitive, audience = item.get("most"), _optional_text(item, "sensitive", place), item.get("audience") or ()
+    if most is not None:
+        _whole(most, overlap, MAX_OVERLAP, f"{place}.most")
+    if sensitive is not None and not 1 <= len(sensitive) <= 64:
+        raise InputError(f"{place}: sensitive must be a word of 1 to 64 characters, got {sensitive!r:.80}")
+    if isinstance(audience, str) or not all(isinstance(one, str) and 1 <= len(one) <= 200 for one in audience):
+        raise InputError(f"{place}: audience must be a list of roles and annotators' ids, got {audience!r:.80}")
+    if item.get("gold") is not None:
+        try:
+            validate_value(kind, item["gold"], shown)
+        except InputError as error:
+            raise InputError(f"{place}.gold: {error}") from None
     identity = content_hash(["question", kind, item["prompt_id"], list(shown), turn, columns, imported])
     seed = item.get("seed")
     return {
@@ -523,6 +633,8 @@ def _question_row(item: Mapping[str, Any], place: str, now: datetime, imported: 
         "licence": _optional_text(item, "licence", place),
         "columns": columns,
         "created_at": now,
+        "most": most,
+        "sensitive": sensitive,
     }
 
 
@@ -534,7 +646,12 @@ def _candidate_rows(by_question: Iterable[tuple[str, Sequence[str]]]) -> list[di
     ]
 
 
-def _page(connection: Connection, wanted: Sequence[sa.ColumnElement[bool]]) -> list[AnswerRow]:
+def _page(
+    connection: Connection,
+    wanted: Sequence[sa.ColumnElement[bool]],
+    limit: int = PAGE,
+    newest_first: bool = False,
+) -> list[AnswerRow]:
     query = (
         sa.select(
             answer_table,
@@ -548,8 +665,8 @@ def _page(connection: Connection, wanted: Sequence[sa.ColumnElement[bool]]) -> l
         )
         .select_from(answer_table.join(questions, _same_question()).join(prompts).join(annotators))
         .where(*wanted)
-        .order_by(answer_table.c.number)
-        .limit(PAGE)
+        .order_by(answer_table.c.number.desc() if newest_first else answer_table.c.number)
+        .limit(limit)
     )
     rows = connection.execute(query).all()
     shown = candidates_of(connection, [row.question_id for row in rows])
@@ -595,6 +712,8 @@ def _answer_row(row: Row, shown: list[dict[str, Any]]) -> AnswerRow:
         candidates=shown,
         columns={**(row.question_columns or {}), **(row.columns or {})},
         hash=row.hash,
+        repeat_of=row.repeat_of,
+        adjudication=row.adjudication,
     )
 
 
@@ -657,6 +776,21 @@ def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         seen.setdefault(row["id"], row)
     return list(seen.values())
+
+
+def _quiz_question(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    _check_item(item, ("question", "options", "correct"), place)
+    question, options, correct = item["question"], item["options"], item["correct"]
+    if not isinstance(question, str) or not question.strip():
+        raise InputError(f"{place}.question must be text, got {question!r:.60}")
+    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o.strip() for o in options):
+        raise InputError(f"{place}.options must be at least two texts, got {options!r:.80}")
+    check_storable([question, options], place)
+    return {
+        "question": question,
+        "options": options,
+        "correct": _whole(correct, 0, len(options) - 1, f"{place}.correct"),
+    }
 
 
 def _check_item(item: Any, needed: tuple[str, ...], place: str) -> None:

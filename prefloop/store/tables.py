@@ -6,10 +6,17 @@
     slots ── leases                   the right to answer, and who holds it until when
     answers                           what was said, as it was said; a correction names the old answer
     tombstones                        what was erased: id and hash stay, the text and its key do not
+    events                            the audit log: a hash chain over every change of what people said and may do
+    accounts, roles, refusals         who may sign in, and what they may and want to answer
+    sessions, tokens, invitations     the ways in; only hashes of their secrets are kept
+    consents, quizzes                 what people agreed to, and which guideline they have understood
+    gold, audiences, options          what the queue goes by: known answers, who may answer, shares
+    exports                           every file that left, so that erasure can name or remove it
+    webhooks, outbox                  who is told of finished questions, and what they have yet to be told
 
-Triggers (made by the migration) let prompts, completions, questions, candidates and answers be neither changed nor
-deleted; the one exception is blanking a text under a tombstone. `alembic` owns the schema: a change here needs a
-revision in `migrations/versions`, and a test compares the two.
+Triggers (made by the migration) let prompts, completions, questions, candidates, answers, events, consents and quizzes
+be neither changed nor deleted; the one exception is blanking a text, or a person's name, under a tombstone. `alembic`
+owns the schema: a change here needs a revision in `migrations/versions`, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -33,7 +40,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
+    true,
 )
 from sqlalchemy.engine import Dialect
 
@@ -123,6 +132,7 @@ guidelines = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("text", Text, nullable=False),
     Column("created_at", Time, nullable=False),
+    Column("quiz", Json),  # [{"question", "options": [...], "correct": index}]; NULL: none gates this version
 )
 
 questions = Table(
@@ -140,6 +150,8 @@ questions = Table(
     Column("licence", Text),
     Column("columns", Json),
     Column("created_at", Time, nullable=False),
+    Column("most", Integer),  # answers at most, when the overlap policy wants more than `overlap`; NULL: no more
+    Column("sensitive", String(64)),  # a content warning, such as "violence", that annotators may refuse
     CheckConstraint("overlap >= 0", name="overlap"),
 )
 
@@ -174,8 +186,11 @@ answers = Table(
     Column("columns", Json),
     Column("idempotency_key", String(200)),
     Column("at", Time, nullable=False),
+    Column("repeat_of", String(24), ForeignKey("answers.id")),  # asked again, swapped: outside overlap and consensus
+    Column("adjudication", Boolean, nullable=False, server_default=false()),  # settles what others disagreed about
     UniqueConstraint("question_id", "annotator_id", "ordinal"),
     UniqueConstraint("annotator_id", "idempotency_key"),
+    Index("ix_answers_annotator_id_number", "annotator_id", "number"),
 )
 
 slots = Table(
@@ -190,6 +205,11 @@ slots = Table(
     Column("token", String(64)),  # of the newest lease
     Column("expires_at", Time),
     Column("answer_id", String(24), ForeignKey("answers.id")),  # not NULL: done
+    Column("gold", Boolean, nullable=False, server_default=false()),  # the answer is known; see queue.py
+    Column("restricted", Boolean, nullable=False, server_default=false()),  # to the question's `audiences`
+    Column("sensitive", String(64)),  # of the question
+    Column("reserved_for", String(200), ForeignKey("annotators.id")),  # a repeat, which only this annotator gets
+    Column("repeat_of", String(24), ForeignKey("answers.id")),
     UniqueConstraint("question_id", "n"),
 )
 # Partial, for SQLite believes that few rows have a NULL there and would look for the free slots in a full index.
@@ -215,6 +235,18 @@ Index(
     sqlite_where=text("answer_id IS NULL"),
     postgresql_where=text("answer_id IS NULL"),
 )
+Index(
+    "ix_slots_reserved",
+    slots.c.reserved_for,
+    sqlite_where=text("answer_id IS NULL AND reserved_for IS NOT NULL"),
+    postgresql_where=text("answer_id IS NULL AND reserved_for IS NOT NULL"),
+)
+Index(
+    "ix_slots_gold",
+    slots.c.id,
+    sqlite_where=text("answer_id IS NULL AND gold"),
+    postgresql_where=text("answer_id IS NULL AND gold"),
+)
 
 leases = Table(
     "leases",
@@ -227,14 +259,176 @@ leases = Table(
     Column("issued_at", Time, nullable=False),
     Column("expires_at", Time, nullable=False),
     Column("answer_id", String(24), ForeignKey("answers.id")),
+    Column("repeat_of", String(24), ForeignKey("answers.id")),
 )
 
 tombstones = Table(
     "tombstones",
     metadata,
-    Column("subject", String(16), nullable=False, primary_key=True),  # answer, completion or prompt
-    Column("subject_id", String(24), nullable=False, primary_key=True),
+    Column("subject", String(16), nullable=False, primary_key=True),  # answer, completion, prompt or annotator
+    Column("subject_id", String(200), nullable=False, primary_key=True),
     Column("hash", String(64)),
     Column("reason", Text),
     Column("at", Time, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),  # 1, 2, 3, ... without a gap
+    Column("at", Time, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("by", String(200), nullable=False),  # a pseudonymous id, or `operator` for the command line
+    Column("subject", String(200), nullable=False),
+    Column("commitment", String(64), nullable=False),  # to what was said or set; never the text
+    Column("previous", String(64), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("ix_events_subject", "subject"),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), primary_key=True),
+    Column("password", Text),  # scrypt, with its parameters and salt; NULL: cannot sign in with one
+    Column("active", Boolean, nullable=False, server_default=true()),
+    Column("created_at", Time, nullable=False),
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), primary_key=True),
+    Column("role", String(16), primary_key=True),
+    CheckConstraint("role IN ('admin', 'lead', 'adjudicator', 'annotator', 'viewer')", name="role"),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), primary_key=True),
+    Column("tag", String(64), primary_key=True),  # of `questions.sensitive`; `*` refuses every one
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("secret", String(64), primary_key=True),  # SHA-256
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Index("ix_sessions_annotator_id", "annotator_id"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("secret", String(64), nullable=False, unique=True),  # SHA-256
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time),
+    Column("revoked_at", Time),
+    Index("ix_tokens_annotator_id", "annotator_id"),
+)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("secret", String(64), primary_key=True),  # SHA-256
+    Column("purpose", String(16), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("annotator_id", String(200), ForeignKey("annotators.id")),  # whose password a reset is for
+    Column("created_by", String(200), nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    Column("used_at", Time),
+    Column("used_by", String(200), ForeignKey("annotators.id")),
+    CheckConstraint("purpose IN ('invitation', 'reset', 'first_admin')", name="purpose"),
+)
+
+consents = Table(
+    "consents",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("purpose", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("given", Boolean, nullable=False),
+    Column("at", Time, nullable=False),
+    Index("ix_consents_annotator_id", "annotator_id"),
+)
+
+quizzes = Table(
+    "quizzes",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("guideline", Integer, ForeignKey("guidelines.version"), nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("at", Time, nullable=False),
+    Index("ix_quizzes_annotator_id", "annotator_id"),
+)
+
+gold = Table(
+    "gold",
+    metadata,
+    Column("question_id", String(24), ForeignKey("questions.id"), primary_key=True),
+    Column("value", Json, nullable=False),  # the right answer, in the stored order
+)
+
+audiences = Table(
+    "audiences",
+    metadata,
+    Column("question_id", String(24), ForeignKey("questions.id"), primary_key=True),
+    Column("member", String(200), primary_key=True),  # a role, or an annotator's id
+)
+
+options = Table(
+    "options",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Json, nullable=False),
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),  # export or backup
+    Column("path", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("snapshot", String(64)),  # the artifact that was exported
+    Column("purpose", String(64)),
+    Column("by", String(200), nullable=False),
+    Column("at", Time, nullable=False),
+    Column("removed_at", Time),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(24), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", String(64), nullable=False),  # signs what is sent, so it must be kept as it is
+    Column("active", Boolean, nullable=False, server_default=true()),
+    Column("created_by", String(200), nullable=False),
+    Column("created_at", Time, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),
+    Column("webhook_id", String(24), ForeignKey("webhooks.id"), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("body", Json, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", Time),  # NULL: delivered, or given up
+    Column("delivered_at", Time),
+    Column("error", Text),  # of the last attempt
+    Column("created_at", Time, nullable=False),
+    Index("ix_outbox_due_at", "due_at"),
 )
