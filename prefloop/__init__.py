@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefloop.workflows.evaluating import evaluate
     from prefloop.workflows.lineage import lineage
     from prefloop.workflows.loop import loop
+    from prefloop.workflows.quality import quality
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
     from prefloop.workflows.sampling import sample
@@ -29,6 +30,7 @@ _HOME = {
     "import_data": "data",
     "export": "data",
     "label": "data",
+    "quality": "quality",
     "snapshot": "data",
     "report": "report",
     "lineage": "lineage",
@@ -52,6 +54,7 @@ __all__ = [
     "export",
     "sample",
     "label",
+    "quality",
     "snapshot",
     "train",
     "train_methods",

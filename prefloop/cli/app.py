@@ -29,6 +29,7 @@ from prefloop.cli import (
     label,
     lineage,
     loop,
+    quality,
     report,
     runs,
     sample,
@@ -47,7 +48,8 @@ INTERRUPTED = 130
 """What a shell gives a process that Ctrl-C ended, and what Typer returns for it."""
 
 VERBS = (
-    init, demo, import_, export, sample, label, snapshot, train, evaluate, report, lineage, chat, runs, doctor, loop,
+    init, demo, import_, export, sample, label, quality, snapshot, train, evaluate, report, lineage, chat, runs,
+    doctor, loop,
 )  # fmt: skip
 
 app = typer.Typer(

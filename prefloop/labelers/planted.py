@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefloop.quality.evidence import Atom, Floats, Judgement
+from prefloop.quality.evidence import Atom, Floats, Ints, Judgement, Mask
 
 BAD = ("random", "left", "sticky", "length", "inverted", "ring")
 GOOD = ("honest", "dissenter")
@@ -84,7 +84,13 @@ def proof_panel(seed: int, *, honest: int = 14, dissenters: int = 2, each: int =
     substance[:gold], style[:gold] = side * rng.uniform(2.5, 4.5, gold), 0.0
     longer = 0.2 * style + rng.gumbel(0, 0.35, n) - 0.2
     world = _World(
-        1.1 * substance + 0.5 * style, 0.9 * substance - 1.4 * style, longer, 0.04, 0.2, float(rng.uniform(10, 60)), 0.02
+        1.1 * substance + 0.5 * style,
+        0.9 * substance - 1.4 * style,
+        longer,
+        0.04,
+        0.2,
+        float(rng.uniform(10, 60)),
+        0.02,
     )
     return _planted(rng, kinds, world, gold, lambda who: "left" if (seed + who) % 2 else "stay")
 
@@ -153,11 +159,11 @@ def _planted(
     return Planted(judgements, names, truth)
 
 
-def _assign(rng: np.random.Generator, kinds: Sequence[str], n: int, gold: int) -> list[Floats]:
+def _assign(rng: np.random.Generator, kinds: Sequence[str], n: int, gold: int) -> list[Ints]:
     """The questions of each annotator: 24 of gold and 96 others, dealt so that each question has about as many."""
     deck = rng.permutation(np.arange(gold, n))
     place = 0
-    result = []
+    result: list[Ints] = []
     for kind in kinds:
         wanted = ANSWERS - GOLD
         if place + wanted > len(deck):
@@ -172,7 +178,14 @@ def _assign(rng: np.random.Generator, kinds: Sequence[str], n: int, gold: int) -
 
 
 def _answer(
-    rng: np.random.Generator, kind: str, world: _World, q: int, a_first: bool, last_first: bool, way: str, copied: Floats
+    rng: np.random.Generator,
+    kind: str,
+    world: _World,
+    q: int,
+    a_first: bool,
+    last_first: bool,
+    way: str,
+    copied: Mask,
 ) -> tuple[str, bool]:
     """(label in stored order, whether it was what was shown first)."""
     view = world.dissent[q] if kind == "dissenter" else world.honest[q]

@@ -78,7 +78,8 @@ def krippendorff_alpha(
         only = labels[int(np.diag(cells.sum(axis=0)).argmax())]
         why = f"every answer is {only!r}: where nothing varies, agreement cannot be told from habit"
         return Measured(value=None, low=None, high=None, n=n, questions=len(sums), why=why)
-    low, high = _interval(cells.reshape(len(cells), -1), lambda s: _alpha(s.reshape(-1, *cells.shape[1:]), level), seed, resamples)
+    flat = cells.reshape(len(cells), -1)
+    low, high = _interval(flat, lambda s: _alpha(s.reshape(-1, *cells.shape[1:]), level), seed, resamples)
     return Measured(value=value, low=low, high=high, n=n, questions=len(sums))
 
 
@@ -121,7 +122,7 @@ def _alpha(coincidences: Floats, level: Level) -> Floats:
 def _interval(
     rows: Floats, figure: Callable[[Floats], Floats], seed: int, resamples: int
 ) -> tuple[float | None, float | None]:
-    """The percentile interval of a figure of summed rows. Equal rows are drawn together: there are few kinds of them."""
+    """The percentile interval of a figure of summed rows. Equal rows are drawn together, as they are few."""
     kinds, counts = np.unique(rows, axis=0, return_counts=True)
     n = int(counts.sum())
     if n < 2 or len(kinds) < 2:
@@ -151,8 +152,9 @@ def agreement_of(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[str,
     answered anything; `simulated` then is true. The figures of all kinds together are those of the kind with most
     answers, for an alpha of different labels has no meaning; `kind` names it.
     """
-    people = [one for one in judgements if one.person and one.atoms]
-    used = people or [one for one in judgements if one.atoms]
+    judging = [one for one in judgements if one.atoms and not one.adjudication]
+    people = [one for one in judging if one.person]
+    used = people or judging
     kinds = {kind: [one for one in used if one.kind == kind] for kind in sorted({one.kind for one in used})}
     measured = {kind: _both(ones, kind, seed) for kind, ones in kinds.items()}
     main = max(kinds, key=lambda kind: len(kinds[kind]), default=None)

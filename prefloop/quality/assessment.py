@@ -67,7 +67,7 @@ MIN_TIMES = 20
 FAST = 0.2
 FAST_SECONDS = 2.0
 MIN_TEXTS = 5
-COPIES = 0.3
+COPIES = 0.5
 """Share of an annotator's texts that are nearly alike."""
 DRIFT = 0.3
 CHI_SQUARE = 15.14
@@ -216,6 +216,8 @@ class _Seen:
         for one in judgements:
             who = place[one.annotator]
             self.n[who] += 1
+            if one.adjudication:
+                continue
             if one.seconds is not None:
                 times[who].append(one.seconds)
             texts[who].extend(one.texts)
@@ -266,7 +268,7 @@ def _findings(seen: _Seen, panel: Panel, groups: Sequence[Sequence[int]]) -> lis
         if seen.gold_n[who] >= ENOUGH_GOLD:
             if binomial_below(int(seen.gold_right[who]), int(seen.gold_n[who]), 0.5) < 1e-3:
                 flags.add("inverted")
-            elif _looks_careless(seen, who, float(against[who])):
+            elif _looks_careless(seen, panel, who, float(against[who])):
                 flags.add("gold")
         elif opposed[who]:
             flags.add("inverted")
@@ -276,7 +278,10 @@ def _findings(seen: _Seen, panel: Panel, groups: Sequence[Sequence[int]]) -> lis
         flags |= {name for name in ("position", "sticky", "length") if getattr(habit, name)}
         if constant[who] and "position" not in flags:
             flags.add("one_answer")
-        if seen.repeats[who] >= MIN_REPEATS and binomial_below(int(seen.same[who]), int(seen.repeats[who]), 0.75) < 1e-3:
+        if (
+            seen.repeats[who] >= MIN_REPEATS
+            and binomial_below(int(seen.same[who]), int(seen.repeats[who]), 0.75) < 1e-3
+        ):
             flags.add("repeats")
         if drifts[who] and drift[who] <= -DRIFT:
             flags.add("drift")
@@ -292,16 +297,44 @@ def _findings(seen: _Seen, panel: Panel, groups: Sequence[Sequence[int]]) -> lis
     return result
 
 
-def _looks_careless(seen: _Seen, who: int, for_them: float) -> bool:
+def _looks_careless(seen: _Seen, panel: Panel, who: int, for_them: float) -> bool:
     """Whether guessing explains the gold answers better than looking does, all that speaks for them counted.
 
     for_them: log of the odds that agreement with the others gives; below 0 it says nothing, for dissent is no fault.
     """
+    if seen.gold_tail[who] >= RARE:
+        return False
     n, k = int(seen.gold_n[who]), int(seen.gold_right[who])
     looked = _beta_log(k, n, *ATTENTIVE) - float(seen.careless[who])
     m, same = int(seen.repeats[who]), int(seen.same[who])
     consistent = max(-2.0, _beta_log(same, m, *CONSISTENT) - m * math.log(0.5))
-    return bool(seen.gold_tail[who] < RARE) and looked + max(0.0, for_them) + consistent < 0
+    return looked + consistent + max(0.0, for_them, _company(seen, panel, who)) < 0
+
+
+def _company(seen: _Seen, panel: Panel, who: int) -> float:
+    """Log of the odds that somebody else, who gets the gold questions right, shares this annotator's mind.
+
+    Dissenters who share a taste agree with one another far more than with the rest; nobody agrees with guessing. For
+    each of the others: answers alike with any chance from a half to 1, against a half; the mean over them all.
+    """
+    count = len(seen.names)
+    pairs = next((one.votes for one in panel.fits if one.votes.family == "pair"), None)
+    if pairs is None:
+        return 0.0
+    decided = (pairs.label < 2) & (pairs.gold[pairs.item] < 0)
+    mine = np.full(len(pairs.items), -1)
+    own = decided & (pairs.who == who)
+    mine[pairs.item[own]] = pairs.label[own]
+    both = decided & (pairs.who != who) & (mine[pairs.item] >= 0)
+    n = np.bincount(pairs.who[both], minlength=count)
+    alike = np.bincount(pairs.who[both], weights=pairs.label[both] == mine[pairs.item[both]], minlength=count)
+    trusted = np.flatnonzero((n >= 10) & (seen.gold_n >= ENOUGH_GOLD) & (seen.gold_tail >= RARE))
+    if len(trusted) == 0:
+        return 0.0
+    share = np.linspace(0.5, 0.99, 50)
+    k, m = alike[trusted, None], n[trusted, None]
+    ratio = np.exp(k * np.log(share) + (m - k) * np.log(1 - share) - m * math.log(0.5)).mean(axis=1)
+    return math.log(float(ratio.mean()))
 
 
 def _is_fast(seen: _Seen, who: int) -> bool:
@@ -410,6 +443,7 @@ def _consensus(judgements: Sequence[Judgement], names: Sequence[str], weights: F
         for atom in one.atoms:
             question.setdefault(atom.item, one.question)
     result: dict[str, ItemConsensus] = {}
+    settled = {atom.item: atom.label for one in judgements if one.adjudication for atom in one.atoms}
     for votes in votes_of(judgements, names):
         n = np.bincount(votes.item, minlength=len(votes.items))
         preferred: Floats | None = None
@@ -421,6 +455,9 @@ def _consensus(judgements: Sequence[Judgement], names: Sequence[str], weights: F
             truth = dawid_skene.fit(votes, len(names), weights).truth
         for index, item in enumerate(votes.items):
             top = int(truth[index].argmax())
+            if item in settled:
+                result[item] = _settled(item, question[item], settled[item], int(n[index]))
+                continue
             result[item] = ItemConsensus(
                 item=item,
                 question=question[item],
@@ -433,13 +470,23 @@ def _consensus(judgements: Sequence[Judgement], names: Sequence[str], weights: F
     return result
 
 
+def _settled(item: str, question: str, label: str, n: int) -> ItemConsensus:
+    """What an adjudicator said, whatever the votes were."""
+    preferred = {"a": 1.0, "b": 0.0, "tie": 0.5}.get(label)
+    return ItemConsensus(
+        item=item, question=question, label=label, probability=1.0, preferred=preferred, n=n, uncertain=False
+    )
+
+
 def _warnings(removed: float) -> list[str]:
     if removed <= WARN_REMOVED:
         return []
     return [
-        f"findings take away {removed:.1%} of the answers' weight, more than {WARN_REMOVED:.0%}: so many are more often "
-        "a sign of unclear questions, a wrong gold answer or a divided panel than of careless people; look at them "
-        "before you use the answers"
+        (
+            f"findings take away {removed:.1%} of the answers' weight, more than {WARN_REMOVED:.0%}: so many are more "
+            "often a sign of unclear questions, a wrong gold answer or a divided panel than of careless people; look "
+            "at them before you use the answers"
+        )
     ]
 
 

@@ -29,7 +29,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from prefloop.quality.texts import signature
-from prefloop.records import prompt_id
+from prefloop.records import Messages, prompt_id
+from prefloop.store.asking import gold_answers
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers
 from prefloop.store.tables import questions
@@ -51,7 +52,7 @@ SCALES: dict[Family, tuple[str, ...] | None] = {
 MAX_FLAGS = 30
 """Flags that are followed, the most frequent first; rarer ones tell too little."""
 SHOWN_AS_STORED = 0.1
-"""An imported source whose answers are b at least this often did not put the chosen text first: its order is as shown."""
+"""An imported source whose answers are b at least this often did not put the chosen text first."""
 TEXT = 40
 """Characters that a text must have before it is compared with others: "A is better" may be said twice."""
 
@@ -88,6 +89,8 @@ class Judgement:
     """Item -> the label that is known to be right."""
     repeat: bool = False
     """Asked for once more: it shows how consistent somebody is, and is no second vote."""
+    adjudication: bool = False
+    """Said with the others' answers in view: it settles the question, and is nobody's vote."""
     person: bool = True
     """Imported people count as people; simulated and AI annotators do not."""
     seconds: float | None = None
@@ -126,14 +129,14 @@ class Votes:
 
 
 def votes_of(judgements: Sequence[Judgement], annotators: Sequence[str]) -> list[Votes]:
-    """The votes of each family that there is, in the order of LABELS. Repeats are left out."""
+    """The votes of each family that there is, in the order of LABELS, without repeats and adjudications."""
     place = {name: index for index, name in enumerate(annotators)}
     rows: dict[Family, list[tuple[str, int, Atom, int]]] = {family: [] for family in LABELS}
     gold: dict[str, str] = {}
     seen: set[tuple[str, int]] = set()
     for one in judgements:
         gold.update(one.gold)
-        if one.repeat:
+        if one.repeat or one.adjudication:
             continue
         who = place[one.annotator]
         for atom in one.atoms:
@@ -177,13 +180,14 @@ def coarse(votes: Votes) -> Votes:
 # --- from the store ------------------------------------------------------------------------------------------------
 
 
-def gather(store: Store, *, round: int | None = None, slices: Collection[str] = ("subset",)) -> list[Judgement]:
+def gather(store: Store, *, round: int | None = None, slices: Collection[str] = ("subset", "source")) -> list[Judgement]:
     """Every answer that stands and judges something, or was written, in the order in which they came.
 
     slices: columns by whose values figures are also given. Reads each answer once; texts are not kept.
     """
     asked = _asked(store)
-    rows = [_draft(row, asked, slices) for row in answers(store, round=round) if not row.skipped and not row.late]
+    said_rows = answers(store, round=round, repeats=True)
+    rows = [_draft(row, asked, slices) for row in said_rows if not row.skipped and not row.late]
     order_known = _sources_in_shown_order(rows)
     flags = [name for name, _ in Counter(f for row in rows for f in row.flags).most_common(MAX_FLAGS)]
     said: set[tuple[str, str, str]] = set()
@@ -193,12 +197,14 @@ def gather(store: Store, *, round: int | None = None, slices: Collection[str] = 
 class _Asked(NamedTuple):
     guideline: int | None
     imported: bool
+    gold: Any
 
 
 def _asked(store: Store) -> dict[str, _Asked]:
+    gold = gold_answers(store)
     with store.read() as connection:
         rows = connection.execute(sa.select(questions.c.id, questions.c.guideline, questions.c.overlap))
-        return {row.id: _Asked(row.guideline, row.overlap == 0) for row in rows}
+        return {row.id: _Asked(row.guideline, row.overlap == 0, gold.get(row.id)) for row in rows}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +229,8 @@ class _Draft:
     guideline: int | None
     slices: dict[str, str]
     texts: tuple[tuple[int, ...], ...]
+    repeat: bool
+    adjudication: bool
 
     @property
     def flags(self) -> list[str]:
@@ -234,8 +242,10 @@ class _Draft:
         atoms = tuple(self._atoms(self.value, flags, first))
         question = f"{self.kind}:{'|'.join(sorted(self.keys))}"
         again = (self.annotator, self.kind, question)
-        repeat = self.kind in ("comparison", "ranking") and again in said
-        said.add(again)
+        # Two questions about the same pair are a repeat as well, whatever they were meant as.
+        repeat = self.repeat or (self.kind in ("comparison", "ranking") and again in said)
+        if not self.adjudication:
+            said.add(again)
         gold = {} if self.gold is None else {atom.item: atom.label for atom in self._atoms(self.gold, flags, {})}
         return Judgement(
             answer=self.row_id,
@@ -246,6 +256,7 @@ class _Draft:
             atoms=atoms,
             gold=gold,
             repeat=repeat,
+            adjudication=self.adjudication,
             person=self.person,
             seconds=self.seconds,
             guideline=self.guideline,
@@ -284,7 +295,7 @@ def _draft(row: AnswerRow, asked: Mapping[str, _Asked], slices: Collection[str])
     prompt = prompt_id(row.messages or [])
     stored = [candidate["id"] for candidate in row.candidates]
     value = _by_place(row.value, stored)
-    columns = row.columns
+    columns = {**row.columns, "source": row.source}
     written = [row.value.get("text"), row.value.get("note"), columns.get("reason")]
     question = asked[row.question_id]
     return _Draft(
@@ -297,14 +308,23 @@ def _draft(row: AnswerRow, asked: Mapping[str, _Asked], slices: Collection[str])
         lengths=[len(candidate["text"] or "") for candidate in row.candidates],
         shown=[stored.index(one) for one in row.presented_order],
         value=value,
-        gold=known_answer(row.kind, columns.get("gold"), stored),
+        gold=known_answer(row.kind, columns.get("gold") if question.gold is None else question.gold, stored),
         imported=question.imported,
         source=row.source,
         seconds=row.seconds,
         guideline=question.guideline,
         slices={name: str(columns[name])[:80] for name in slices if columns.get(name) is not None},
         texts=tuple(signature(text) for text in written if isinstance(text, str) and len(text) >= TEXT),
+        repeat=row.repeat_of is not None,
+        adjudication=row.adjudication,
     )
+
+
+def pair_item(messages: Messages, one: str, other: str) -> tuple[str, bool]:
+    """(the item of a pair of completions, whether its "a" is `other`)."""
+    prompt = prompt_id(messages)
+    first, second = _digest(prompt, one), _digest(prompt, other)
+    return f"pair:{min(first, second)}|{max(first, second)}", second < first
 
 
 def known_answer(kind: str, gold: Any, stored: Sequence[str]) -> dict[str, Any] | None:

@@ -158,7 +158,9 @@ def _habits(votes: Votes, annotators: int, share: Floats) -> Floats:
 
 def _prior(votes: Votes, truth: Floats | None) -> Floats:
     """log of how common each true label is; of a pair's two sides neither is the more likely one beforehand."""
-    share = np.bincount(votes.label, minlength=votes.categories) + SMOOTH if truth is None else truth.sum(axis=0) + SMOOTH
+    share = (
+        np.bincount(votes.label, minlength=votes.categories) + SMOOTH if truth is None else truth.sum(axis=0) + SMOOTH
+    )
     if votes.family == "pair":
         share = np.array([(share[0] + share[1]) / 2, (share[0] + share[1]) / 2, share[2]])
     result: Floats = np.log(share / share.sum())

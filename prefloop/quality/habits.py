@@ -8,11 +8,12 @@ the habit rules the answers: people lean to a side a little, and that is no find
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from prefloop.quality.evidence import Floats
+from prefloop.quality.evidence import Floats, Ints
 from prefloop.quality.guessing import Panel
 
 CRITICAL = 15.14
@@ -68,9 +69,7 @@ def habits(panel: Panel, annotators: int) -> list[Habit]:
     x[:, BEFORE] = np.where(same_person & (votes.first[chosen] != 0), np.r_[0.0, 2 * first[:-1] - 1], 0.0)
     rows = np.searchsorted(votes.who[chosen], np.arange(annotators + 1))
     usual = _usual_length(x, first, rows)
-    return [
-        _habit(x[rows[i] : rows[i + 1]], first[rows[i] : rows[i + 1]], usual) for i in range(annotators)
-    ]
+    return [_habit(x[rows[i] : rows[i + 1]], first[rows[i] : rows[i + 1]], usual) for i in range(annotators)]
 
 
 def _habit(x: Floats, first: Floats, usual: float) -> Habit:
@@ -84,6 +83,7 @@ def _habit(x: Floats, first: Floats, usual: float) -> Habit:
     longer = float(took_longer.mean()) if len(took_longer) else None
     if len(first) < FEWEST:
         return Habit(len(known), share, same, longer)
+
     def matters(column: int, beside: list[int]) -> bool:
         """Whether a habit explains what the columns `beside` it do not."""
         return 2 * (_log_likelihood(x[:, [*beside, column]], first) - _log_likelihood(x[:, beside], first)) > CRITICAL
@@ -94,19 +94,25 @@ def _habit(x: Floats, first: Floats, usual: float) -> Habit:
         first=share,
         same=same,
         longer=longer,
-        position=share is not None and len(known) >= FEWEST and max(share, 1 - share) >= PLACE and matters(PLACED, [ONE, LONGER]),
+        position=share is not None
+        and len(known) >= FEWEST
+        and max(share, 1 - share) >= PLACE
+        and matters(PLACED, [ONE, LONGER]),
         # Always the same place is a position; staying where one is, on either side, is stickiness.
-        sticky=same is not None and len(known) >= FEWEST and max(same, 1 - same) >= STICKY and matters(BEFORE, [ONE, PLACED, LONGER]),
+        sticky=same is not None
+        and len(known) >= FEWEST
+        and max(same, 1 - same) >= STICKY
+        and matters(BEFORE, [ONE, PLACED, LONGER]),
         length=longer is not None and beyond and max(longer, 1 - longer) >= LENGTH and matters(LONGER, [ONE, PLACED]),
     )
 
 
-def _usual_length(x: Floats, first: Floats, rows: Floats) -> float:
+def _usual_length(x: Floats, first: Floats, rows: Ints) -> float:
     """The median annotator's share of longer texts."""
     took = np.where(x[:, LONGER] > 0, first, 1 - first)
     shares = [
         took[a:b][x[a:b, LONGER] != 0].mean()
-        for a, b in zip(rows[:-1], rows[1:], strict=True)
+        for a, b in itertools.pairwise(rows.tolist())
         if (x[a:b, LONGER] != 0).sum() >= FEWEST
     ]
     return float(np.median(shares)) if shares else 0.5

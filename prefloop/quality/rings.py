@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from prefloop.quality.evidence import Floats, Ints
+from prefloop.quality.evidence import Floats, Ints, Mask
 from prefloop.quality.guessing import Guessing, Panel, without
 
 COPIED = 0.97
@@ -133,9 +133,9 @@ def _answers_of(fit: Guessing, member: Floats) -> dict[int, list[int]]:
     return found
 
 
-def _seen_by_others(fit: Guessing, member: Floats) -> Floats:
+def _seen_by_others(fit: Guessing, member: Floats) -> Mask:
     """Items on which somebody outside has voted, or whose answer is known."""
     votes = fit.votes
     outside = np.bincount(votes.item[member[votes.who] == 0], minlength=len(votes.items))
-    result: Floats = (outside > 0) | (votes.gold >= 0)
+    result: Mask = (outside > 0) | (votes.gold >= 0)
     return result
