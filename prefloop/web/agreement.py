@@ -1,14 +1,14 @@
-"""How far people agree, for the leads' pages: figures of `prefloop.quality` on what is in the store."""
+"""What the answers are worth, for the leads' pages: the figures of `prefloop.quality` on what is in the store."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
-from itertools import combinations
+from typing import Any
 
+from prefloop.quality.agreement import agreement_of
+from prefloop.quality.assessment import Standing, assess
+from prefloop.quality.evidence import gather
 from prefloop.store.database import Store
-from prefloop.store.feedback import answers
-from prefloop.web.reading import verdict
 
 
 @dataclass(frozen=True)
@@ -16,31 +16,41 @@ class KindAgreement:
     """Of one kind of question: how often two people who answered the same one said the same."""
 
     kind: str
-    share: float | None
-    """Percent agreement, 0..1; None where no question has two answers."""
-    pairs: int
+    percent: dict[str, Any]
+    """`value` (0..1, None where it is undefined), `low`, `high`, `n` (pairs of answers), `questions`, maybe `why`."""
+    alpha: dict[str, Any]
+    """Krippendorff's, in the same form."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Everything that the page shows."""
+
+    kinds: list[KindAgreement]
+    simulated: bool
+    """Only machines answered."""
+    annotators: list[Standing]
     questions: int
-    low: float | None = None
-    high: float | None = None
-    alpha: float | None = None
-    """Krippendorff's."""
-    alpha_low: float | None = None
-    alpha_high: float | None = None
-    why: str | None = None
-    """Why a figure is missing."""
+    """With a consensus."""
+    uncertain: int
+    """Of those: one more answer could turn them."""
+    removed: float
+    """Share of the answers' weight that the findings take away."""
+    warnings: list[str]
 
 
-def agreement_by_kind(store: Store) -> list[KindAgreement]:
-    """Percent agreement per kind, from every answer that stands. Free text has none: two texts are never the same."""
-    said: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-    for row in answers(store):
-        if row.skipped or row.late or row.kind in ("edit", "demonstration"):
-            continue
-        said[row.kind][row.question_id][row.annotator] = str(verdict(row.kind, row.value))
-    found = []
-    for kind, by_question in sorted(said.items()):
-        pairs = [pair for votes in by_question.values() for pair in combinations(votes.values(), 2)]
-        several = sum(len(votes) > 1 for votes in by_question.values())
-        agree = sum(one == other for one, other in pairs)
-        found.append(KindAgreement(kind, agree / len(pairs) if pairs else None, len(pairs), several))
-    return found
+def worth_of(store: Store) -> Worth:
+    """Agreement by kind, each annotator's reliability and findings, and how certain the consensus is."""
+    judgements = gather(store)
+    agreement = agreement_of(judgements)
+    found = assess(judgements)
+    questions, uncertain = found.uncertain()
+    return Worth(
+        kinds=[KindAgreement(kind, one["percent"], one["alpha"]) for kind, one in agreement["kinds"].items()],
+        simulated=agreement["simulated"],
+        annotators=sorted(found.annotators, key=lambda one: (one.reliability, one.id)),
+        questions=questions,
+        uncertain=uncertain,
+        removed=found.removed,
+        warnings=found.warnings,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prefloop.store.feedback import AnswerRow
+from prefloop.store.privacy import redact_value
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A cell that begins so is a formula to a spreadsheet (OWASP, CSV Injection)."""
@@ -24,13 +25,13 @@ def harmless(cell: Any) -> str:
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
 
 
-def as_csv(rows: Iterable[AnswerRow]) -> Iterator[str]:
+def as_csv(rows: Iterable[AnswerRow], *, redacted: bool = False) -> Iterator[str]:
     """The rows as CSV (RFC 4180), a header first."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     for row in rows:
-        record = as_record(row)
+        record = _record(row, redacted)
         writer.writerow([harmless(record[name]) for name in COLUMNS])
         if buffer.tell() > 64 * 1024:
             yield buffer.getvalue()
@@ -39,10 +40,10 @@ def as_csv(rows: Iterable[AnswerRow]) -> Iterator[str]:
     yield buffer.getvalue()
 
 
-def as_json_lines(rows: Iterable[AnswerRow]) -> Iterator[str]:
+def as_json_lines(rows: Iterable[AnswerRow], *, redacted: bool = False) -> Iterator[str]:
     """The rows as JSON Lines."""
     for row in rows:
-        yield json.dumps(as_record(row), ensure_ascii=False) + "\n"
+        yield json.dumps(_record(row, redacted), ensure_ascii=False) + "\n"
 
 
 def as_record(row: AnswerRow) -> dict[str, Any]:
@@ -64,3 +65,10 @@ def as_record(row: AnswerRow) -> dict[str, Any]:
         "source": row.source,
         "licence": row.licence,
     }
+
+
+def _record(row: AnswerRow, redacted: bool) -> dict[str, Any]:
+    record = as_record(row)
+    if redacted:
+        record |= {name: redact_value(record[name]) for name in ("prompt", "candidates", "value")}
+    return record

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefloop.records import Messages
+from prefloop.store.privacy import pii_kinds
 from prefloop.store.queue import Lease
 
 TITLES = {
@@ -65,6 +66,14 @@ SKIPS = [
     ("I do not want to see this", "4"),
 ]
 """(reason as stored, key)"""
+PII_WORDS = {
+    "email": "an e-mail address",
+    "phone": "a telephone number",
+    "card": "a payment card",
+    "iban": "a bank account",
+    "ip": "an IP address",
+}
+"""Kinds of personal data that patterns find, in words."""
 LONG = 1400
 """Characters from which on a text is folded."""
 
@@ -87,6 +96,13 @@ class Task:
     """The content warning, which covers the texts until they are asked for."""
     criteria: tuple[tuple[str, str, str], ...] = tuple(CRITERIA)
     flags: tuple[tuple[str, str, str], ...] = tuple(FLAGS)
+
+    @property
+    def personal(self) -> list[str]:
+        """What of personal data stands in the texts, by its kind, as far as patterns can tell."""
+        texts = [*(m["content"] for m in self.messages), *(one["text"] for one in self.candidates)]
+        found = {kind for _, kind in pii_kinds(texts)}
+        return [PII_WORDS[kind] for kind in PII_WORDS if kind in found]
 
     @property
     def title(self) -> str:

@@ -102,6 +102,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
+def two(number: float | None) -> str:
+    """A figure with two decimals; a dash for None."""
+    return "–" if number is None else f"{number:.2f}"
+
+
 def shorter(text: str, most: int = 140) -> str:
     """The beginning of a text, on one line."""
     line = re.sub(r"\s+", " ", text[: most * 4]).strip()
@@ -135,6 +140,7 @@ def environment() -> Environment:
         clock=clock,
         duration=duration,
         percent=percent,
+        two=two,
         shorter=shorter,
         words=words,
         opening=opening,

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from prefloop.errors import InputError
+from prefloop.errors import InputError, RunError
 from prefloop.records import QUESTION_KINDS, QuestionKind
 from prefloop.snapshots.answer_rows import IMPORT_KINDS
 from prefloop.snapshots.export import FORMATS, export
 from prefloop.snapshots.importing import import_file
+from prefloop.store.backup import record_file
 from prefloop.store.feedback import AnswerRow, add_guideline, answers, counts
-from prefloop.store.people import consents
+from prefloop.store.privacy import NOT_COVERED, without_consent
 from prefloop.store.queue import adjudicate
 from prefloop.web.access import JudgePage, LeadPage, ReaderPage
-from prefloop.web.agreement import agreement_by_kind
+from prefloop.web.agreement import worth_of
 from prefloop.web.bodies import json_body, read_form, text_of, upload_of, whole_number
 from prefloop.web.charts import bar, columns, interval
 from prefloop.web.incoming import pasted_file, take_questions, temporary_folder, uploaded_file
@@ -152,8 +153,9 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
 def agreement(request: Request, who: ReaderPage) -> Response:
     """How often two people say the same, per kind, with the numbers."""
     state = state_of(request)
-    found = state.recent("agreement", FIGURES_SECONDS, lambda: agreement_by_kind(state.store))
-    return page(request, "agreement.html", found=found, names=KIND_NAMES, interval=interval)
+    found = state.recent("agreement", FIGURES_SECONDS, lambda: worth_of(state.store))
+    people = names_of(state.store, [one.id for one in found.annotators])
+    return page(request, "agreement.html", found=found, names=KIND_NAMES, interval=interval, people=people)
 
 
 @router.get("/lead/review")
@@ -282,6 +284,7 @@ def _export(request: Request, status: int = 200, wrong: str | None = None) -> Re
         counts=numbers,
         formats=FORMATS,
         purposes=PURPOSES,
+        not_covered=NOT_COVERED,
         kinds=QUESTION_KINDS,
         names=KIND_NAMES,
     )
@@ -296,35 +299,49 @@ def export_file(request: Request, who: LeadPage, form: Form) -> Response:
     kind = text_of(form, "kind", 40)
     if purpose not in {one for one, _, _ in PURPOSES}:
         raise InputError(f"say what the file is for: {' or '.join(one for one, _, _ in PURPOSES)}")
+    redacted = text_of(form, "redacted", 4) == "yes"
     stamp = f"{datetime.now(UTC):%Y%m%d-%H%M}"
-    if format in ("csv", "answers"):
-        rows = _consented(state, purpose, kind or None)
-        content = as_csv(rows) if format == "csv" else as_json_lines(rows)
-        name = f"answers-{stamp}.{'csv' if format == 'csv' else 'jsonl'}"
-        headers = {"content-disposition": f'attachment; filename="{name}"'}
-        media = "text/csv; charset=utf-8" if format == "csv" else "application/x-ndjson"
-        return StreamingResponse(content, media_type=media, headers=headers)
-    if format not in FORMATS:
-        raise InputError(f"format must be csv, answers or one of {', '.join(FORMATS)}, got {format!r}")
     folder = tempfile.TemporaryDirectory(prefix="prefloop-export-")
-    suffix = "parquet" if format == "parquet" else "jsonl"
-    out = FilePath(folder.name) / f"{format}-{stamp}.{suffix}"
     try:
-        what = "demonstrations" if format == "trl-prompt-completion" else "comparisons"
-        export(state.store, format, out, kind=what)
-    except InputError as error:
+        if format in ("csv", "answers"):
+            out = FilePath(folder.name) / f"answers-{stamp}.{'csv' if format == 'csv' else 'jsonl'}"
+            with out.open("w", encoding="utf-8", newline="") as file:
+                write = as_csv if format == "csv" else as_json_lines
+                file.writelines(write(_consented(state, purpose, kind or None), redacted=redacted))
+        elif format in FORMATS:
+            out = FilePath(folder.name) / f"{format}-{stamp}.{'parquet' if format == 'parquet' else 'jsonl'}"
+            what = "demonstrations" if format == "trl-prompt-completion" else "comparisons"
+            export(state.store, format, out, kind=what, refuse=_refusal(state, purpose), redacted=redacted)
+        else:
+            raise InputError(f"format must be csv, answers or one of {', '.join(FORMATS)}, got {format!r}")
+        record_file(state.store, "export", out, by=who.annotator, purpose=purpose)
+    except (InputError, RunError) as error:
         folder.cleanup()
-        return _export(request, 422, str(error))
+        return _export(request, 422, str(error).replace(folder.name, ""))
+    except BaseException:
+        folder.cleanup()
+        raise
     return FileResponse(out, filename=out.name, background=BackgroundTask(folder.cleanup))
+
+
+def _refusal(state: State, purpose: str) -> Callable[[dict[str, Any]], str | None]:
+    """Why a row of a snapshot may not leave for this purpose."""
+    known: dict[str, bool] = {}
+
+    def refuse(row: dict[str, Any]) -> str | None:
+        people = [who for who in row["annotators"] if who not in known]
+        barred = without_consent(state.store, people, purpose) if people else set()
+        known.update((who, who in barred) for who in people)
+        return "no consent" if any(known[who] for who in row["annotators"]) else None
+
+    return refuse
 
 
 def _consented(state: State, purpose: str, kind: str | None) -> Iterator[AnswerRow]:
     """Answers whose annotators agreed to this purpose; machines' and imported ones stand on their source."""
-    agreed: dict[str, bool] = {}
+    barred: dict[str, bool] = {}
     for row in answers(state.store, kind=kind):
-        if row.annotator not in agreed:
-            own = row.annotator.startswith("person:")
-            given = consents(state.store, row.annotator).get(purpose) if own else None
-            agreed[row.annotator] = not own or (given is not None and given.given)
-        if agreed[row.annotator]:
+        if row.annotator not in barred:
+            barred[row.annotator] = bool(without_consent(state.store, [row.annotator], purpose))
+        if not barred[row.annotator]:
             yield row
