@@ -13,7 +13,7 @@ import pytest
 import prefloop
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = ["records", "settings", "artifacts", "store", "quality", "snapshots", "cli.app", "workflows.data", "workflows.quality"]
+TORCH_FREE = ["records", "settings", "artifacts", "store", "quality", "snapshots", "web", "web.routes", "cli.app", "workflows.data", "workflows.quality"]
 
 
 def loaded_by(statement: str) -> set[str]:

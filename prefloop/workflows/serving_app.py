@@ -64,8 +64,7 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=https,
-            forwarded_allow_ips="127.0.0.1,::1" if https else None,
+            proxy_headers=False,  # nothing here goes by a caller's address, so no header may forge one
             loop="auto",
             timeout_graceful_shutdown=GRACE_SECONDS,
             limit_concurrency=2000,

@@ -46,7 +46,8 @@ AWAYS = [
     f"<video src={AWAY} autoplay></video>", f"<audio src={AWAY} autoplay></audio>", f"<video poster={AWAY}></video>",
     f"<link rel=stylesheet href={AWAY}>", f"<link rel=prefetch href={AWAY}>", f"<link rel=dns-prefetch href={AWAY}>",
     f"<style>@import '{AWAY}';</style>", f"<div style=\"background:url({AWAY})\">x</div>",
-    f"<meta http-equiv=refresh content='0;url={AWAY}'>", f"<base href={AWAY}>", f"<form action={AWAY}><button autofocus>",
+    f"<meta http-equiv=refresh content='0;url={AWAY}'>", f"<base href={AWAY}>",
+    f"<form action={AWAY}><button autofocus>",
     f"<input type=image src={AWAY}>", f"<body background={AWAY}>", f"<table background={AWAY}><tr><td>x</table>",
     f"<svg><image href={AWAY} /></svg>", f"<svg><use href='{AWAY}#x'/></svg>", f"<a href={AWAY} ping={AWAY}>x</a>",
 ]  # fmt: skip

@@ -209,3 +209,26 @@ def test_openapi_describes_the_contract(app: FastAPI) -> None:
     }  # fmt: skip
     assert "$ref" not in json.dumps(schema["paths"]["/api/v1/questions"]["post"]["requestBody"])
     assert {"200", "201", "409", "422"} <= schema["paths"]["/api/v1/answers"]["post"]["responses"].keys()
+
+
+def test_gold_and_an_audience_come_with_the_question(app: FastAPI, desk_store: Store) -> None:
+    from prefloop.store.asking import gold_answers, set_queue_options
+
+    set_queue_options(desk_store, gold_share=1.0)
+    lead = machine(app, desk_store, "lead")
+    items = [
+        {"kind": "ranking", "prompt": "p", "candidates": ["x", "y", "z"], "gold": {"order": [[2], [0, 1]]}},
+        {"kind": "approval", "prompt": "q", "candidates": ["x"], "audience": ["adjudicator"]},
+    ]
+    first, second = lead.post("/api/v1/questions", json={"items": items}).json()["ids"]
+    found = following(machine(app, desk_store, "adjudicator"), "approval")["question"]
+    assert found["id"] == second
+    annotator = machine(app, desk_store, "annotator")
+    assert annotator.post("/api/v1/questions/next", json={"kinds": ["approval"]}).status_code == 204
+    ranked = following(annotator, "ranking")["question"]
+    texts = {one["id"]: one["text"] for one in ranked["candidates"]}
+    (best,), rest = gold_answers(desk_store)[first]["order"]
+    assert texts[best] == "z"
+    assert {texts[one] for one in rest} == {"x", "y"}
+    bad = [{**items[0], "gold": {"order": [[7]]}}]
+    assert lead.post("/api/v1/questions", json={"items": bad}).status_code == 422

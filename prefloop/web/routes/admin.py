@@ -71,7 +71,8 @@ def _people(request: Request, roles: frozenset[Role], link: str | None = None, t
 
 
 def _link(request: Request, secret: str) -> str:
-    return str(request.base_url).rstrip("/") + f"/invitations/{secret}"
+    scheme = "https" if state_of(request).settings.secure else "http"
+    return f"{scheme}://{request.headers['host']}/invitations/{secret}"
 
 
 @router.post("/lead/invitations")

@@ -68,6 +68,8 @@ class ItemBody(Body):
     overlap: int = Field(1, ge=1, le=1000)
     priority: int = Field(0, ge=-1_000_000, le=1_000_000)
     sensitive: str | None = Field(None, min_length=1, max_length=64)
+    audience: list[str] = Field(default_factory=list, max_length=1000)
+    gold: dict[str, Any] | None = None
     columns: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -227,11 +229,13 @@ async def questions(request: Request, who: LeadApi) -> Response:
             overlap=item.overlap,
             priority=item.priority,
             sensitive=item.sensitive,
+            audience=item.audience,
+            gold=item.gold,
             columns=item.columns,
         )
         for item in body.items
     ]
-    ids = await run_in_threadpool(ask, state_of(request).store, items)
+    ids = await run_in_threadpool(ask, state_of(request).store, items, by=who.annotator)
     return JSONResponse({"ids": ids}, status_code=201)
 
 
