@@ -111,6 +111,8 @@ def erase_subject(
             tomb.completions([subject])
         else:
             tomb.answers(answers.c.id == subject)
+        done.answers = list(dict.fromkeys(done.answers))
+        done.completions = list(dict.fromkeys(done.completions))
         if before is not None:
             before(done)
     return done
