@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from prefloop.workflows.data import export, import_data, init, label, snapshot
     from prefloop.workflows.demo import demo
     from prefloop.workflows.doctor import doctor
+    from prefloop.workflows.erasing import erase
     from prefloop.workflows.evaluating import evaluate
     from prefloop.workflows.lineage import lineage
     from prefloop.workflows.loop import loop
+    from prefloop.workflows.people import (
+        backup,
+        create_token,
+        export_head,
+        list_tokens,
+        restore,
+        revoke_token,
+        verify_audit_log,
+    )
     from prefloop.workflows.quality import quality
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
@@ -43,6 +53,14 @@ _HOME = {
     "chat": "chat",
     "demo": "demo",
     "loop": "loop",
+    "create_token": "people",
+    "list_tokens": "people",
+    "revoke_token": "people",
+    "verify_audit_log": "people",
+    "export_head": "people",
+    "erase": "erasing",
+    "backup": "people",
+    "restore": "people",
 }
 """Function -> the module of `prefloop.workflows` that it lives in."""
 
@@ -65,6 +83,14 @@ __all__ = [
     "runs",
     "doctor",
     "loop",
+    "create_token",
+    "list_tokens",
+    "revoke_token",
+    "verify_audit_log",
+    "export_head",
+    "erase",
+    "backup",
+    "restore",
 ]
 
 

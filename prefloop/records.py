@@ -96,7 +96,7 @@ class Demonstration:
 
 
 EXPECTED_DROPS = frozenset(
-    {"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late", "erased"}
+    {"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late", "erased", "no consent"}
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""
 

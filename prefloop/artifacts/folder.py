@@ -37,6 +37,11 @@ class Artifact:
     def parents(self) -> list[str]:
         return [str(parent) for parent in self.manifest.get("parents", [])]
 
+    @property
+    def erased(self) -> bool:
+        """Whether its files were erased because of what somebody said in them; the manifest alone is left."""
+        return "erased" in self.manifest
+
 
 def write_artifact(
     root: Path,
@@ -106,6 +111,9 @@ def read_manifest(path: Path) -> Artifact:
 def read_artifact(path: Path) -> Artifact:
     """The artifact at `path`, every file checked. Raises RunError when a file is missing or was changed."""
     artifact = read_manifest(path)
+    if artifact.erased:
+        when = artifact.manifest["erased"].get("at", "some time ago")
+        raise RunError(f"what {path} held was erased on {when}; make it again from what is left, or use another one")
     expected: dict[str, str] = artifact.manifest.get("files", {})
     for name, digest in expected.items():
         file = path / name
@@ -118,9 +126,10 @@ def read_artifact(path: Path) -> Artifact:
     return artifact
 
 
-def list_artifacts(root: Path, kind: str | None = None) -> list[Artifact]:
-    """Every artifact below `root`, oldest first."""
-    found = [read_manifest(path.parent) for path in root.glob(f"{kind or '*'}/*/{MANIFEST}") if _visible(path, root)]
+def list_artifacts(root: Path, kind: str | None = None, *, erased: bool = False) -> list[Artifact]:
+    """Every artifact below `root`, oldest first; `erased`: also those of which the manifest alone is left."""
+    there = [read_manifest(path.parent) for path in root.glob(f"{kind or '*'}/*/{MANIFEST}") if _visible(path, root)]
+    found = [one for one in there if erased or not one.erased]
     return sorted(found, key=lambda a: (str(a.manifest.get("created", "")), (a.path / MANIFEST).stat().st_mtime_ns))
 
 
@@ -132,7 +141,8 @@ def find_artifact(root: Path | None, ref: str, kind: str | None = None) -> Artif
     """
     if (Path(ref) / MANIFEST).is_file():
         return read_artifact(Path(ref))
-    there = list_artifacts(root, kind) if root is not None else []
+    there = list_artifacts(root, kind, erased=True) if root is not None else []
+    there.sort(key=lambda one: not one.erased)  # one that was erased is meant only where nothing else fits
     by_hash = [a for a in there if len(ref) >= 6 and a.hash.startswith(ref)]
     by_name = sorted((a for a in there if ref in (a.name, a.path.name)), key=lambda a: a.kind != "evaluation")
     for found in (by_name, by_hash):
@@ -149,7 +159,8 @@ def lineage(root: Path | None, artifact: Artifact) -> list[dict[str, Any]]:
     is not found is listed with `"missing": true`, so that a broken chain shows.
     """
     beside = [read_manifest(path.parent) for path in sorted(artifact.path.resolve().parent.glob(f"*/{MANIFEST}"))]
-    known = {a.hash: a for a in beside} | {a.hash: a for a in (list_artifacts(root) if root is not None else [])}
+    there = list_artifacts(root, erased=True) if root is not None else []
+    known = {a.hash: a for a in [*beside, *there]}
     known[artifact.hash] = artifact
     chain: list[dict[str, Any]] = []
     waiting, done = [artifact.hash], set()

@@ -19,9 +19,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from prefloop.cli import (
+    audit_log,
+    backup,
     chat,
     demo,
     doctor,
+    erase,
     evaluate,
     export,
     import_,
@@ -31,9 +34,11 @@ from prefloop.cli import (
     loop,
     quality,
     report,
+    restore,
     runs,
     sample,
     snapshot,
+    token,
     train,
 )
 from prefloop.cli.answer import to_json
@@ -49,7 +54,7 @@ INTERRUPTED = 130
 
 VERBS = (
     init, demo, import_, export, sample, label, quality, snapshot, train, evaluate, report, lineage, chat, runs,
-    doctor, loop,
+    doctor, loop, token, audit_log, erase, backup, restore,
 )  # fmt: skip
 
 app = typer.Typer(

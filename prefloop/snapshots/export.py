@@ -20,6 +20,7 @@ import gzip
 import json
 import lzma
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from prefloop.errors import InputError
 from prefloop.records import Ledger, as_messages
 from prefloop.snapshots.build import KINDS, build_snapshot, snapshot_rows
 from prefloop.store.database import Store
+from prefloop.store.erasure import texts_in
+from prefloop.store.privacy import find_pii, redact_value
 
 FORMATS = ("trl-preference", "trl-unpaired", "trl-prompt-completion", "jsonl", "parquet")
 KEPT = ("simulated", "source", "licence")
@@ -50,6 +53,8 @@ class ExportResult:
     rows: int
     files: list[Path]
     ledger: Ledger
+    personal_data: dict[str, int]
+    """Rows in which personal data with a checkable form was found, by its kind (store.privacy); names are not."""
 
     def as_dict(self) -> dict[str, Any]:
         """What `export --json` prints."""
@@ -59,11 +64,23 @@ class ExportResult:
             "rows": self.rows,
             "files": [str(file) for file in self.files],
             "ledger": self.ledger.as_dict(),
+            "personal_data": self.personal_data,
         }
 
 
-def export(source: Store | str | Path, format: str, out: str | Path, *, kind: str = "comparisons") -> ExportResult:
+def export(
+    source: Store | str | Path,
+    format: str,
+    out: str | Path,
+    *,
+    kind: str = "comparisons",
+    refuse: Callable[[Row], str | None] | None = None,
+    redacted: bool = False,
+) -> ExportResult:
     """Write a snapshot folder, or the consensus of a store's answers of `kind`, as `format` to `out`.
+
+    `refuse` gives the reason why a row must not leave, or None. `redacted` replaces personal data that has a checkable
+    form (e-mail addresses, telephone numbers, cards, IBANs, IP addresses) by its kind in brackets.
 
     Raises InputError for an unknown format or suffix, for an `out` that exists, for a snapshot that has not what the
     format needs or nothing to write; RunError when the snapshot does not match its hashes or the disk is full. Then
@@ -76,12 +93,12 @@ def export(source: Store | str | Path, format: str, out: str | Path, *, kind: st
         raise InputError(f"{out} exists already; give another --out or remove it")
     suffix = _suffix(out, format)
     if not isinstance(source, Store):
-        return _export(_checked(Path(source)), format, out, suffix)
+        return _export(_checked(Path(source)), format, out, suffix, refuse, redacted)
     if kind not in KINDS:
         raise InputError(f"export takes the consensus of {' or '.join(KINDS)}, got {kind!r}")
     with tempfile.TemporaryDirectory() as folder:
         snapshot = build_snapshot(source, Path(folder), kind)
-        return _export(snapshot.artifact.path, format, out, suffix)
+        return _export(snapshot.artifact.path, format, out, suffix, refuse, redacted)
 
 
 def _suffix(out: Path, format: str) -> str | None:
@@ -102,17 +119,31 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def _export(folder: Path, format: str, out: Path, suffix: str | None) -> ExportResult:
+def _export(
+    folder: Path,
+    format: str,
+    out: Path,
+    suffix: str | None,
+    refuse: Callable[[Row], str | None] | None,
+    redacted: bool,
+) -> ExportResult:
     ledger, written, convert = Ledger(), [0], CONVERTERS[format]
+    personal: Counter[str] = Counter()
 
     def rows(split: str | None) -> Iterator[Row]:
         for row in snapshot_rows(folder):
-            if split in (None, row["split"]):
+            if split in (None, row["split"]) and (refuse is None or refuse(row) is None):
                 for converted in convert(row):
-                    yield converted | ({"split": row["split"]} if suffix is not None else {})
+                    clean = redact_value(converted) if redacted else converted
+                    yield clean | ({"split": row["split"]} if suffix is not None else {})
 
     for row in snapshot_rows(folder):
         ledger.seen()
+        reason = refuse(row) if refuse is not None else None
+        if reason is not None:
+            ledger.drop(reason)
+            continue
+        personal.update({one.kind for text in texts_in(row) for one in find_pii(text)})
         made = sum(1 for _ in convert(row))
         written[0] += made
         if not made:
@@ -121,7 +152,7 @@ def _export(folder: Path, format: str, out: Path, suffix: str | None) -> ExportR
         raise InputError(f"{folder} has nothing to write as {format} ({ledger.words()})")
     if suffix is not None:
         _whole_file(out, lambda part: _write_rows(part, suffix, partial(rows, None)))
-        return ExportResult(out, format, written[0], [out], ledger)
+        return ExportResult(out, format, written[0], [out], ledger, dict(sorted(personal.items())))
     inner = ".parquet" if format == "parquet" else ".jsonl"
 
     def fill(part: Path) -> None:
@@ -132,7 +163,7 @@ def _export(folder: Path, format: str, out: Path, suffix: str | None) -> ExportR
     if out.is_dir():
         out.rmdir()
     write_folder(out, fill)
-    return ExportResult(out, format, written[0], sorted(out.iterdir()), ledger)
+    return ExportResult(out, format, written[0], sorted(out.iterdir()), ledger, dict(sorted(personal.items())))
 
 
 def _whole_file(out: Path, write: Callable[[Path], None]) -> None:

@@ -90,8 +90,11 @@ def set_queue_options(store: Store, *, by: str = OPERATOR, **changes: float | bo
 
 def read_options(connection: Connection) -> QueueOptions:
     """The settings that hold in this transaction."""
-    rows = connection.execute(sa.select(options)).all()
+    rows = connection.execute(_OPTIONS).all()
     return QueueOptions(**{row.name: row.value for row in rows})
+
+
+_OPTIONS = sa.select(options)
 
 
 def set_gold(store: Store, question_id: str, value: Mapping[str, Any], *, by: str = OPERATOR) -> None:
@@ -143,6 +146,8 @@ def open_repeats(connection: Connection, answered: Iterable[tuple[Mapping[str, A
     """Reserve a second look for those of the (answer row, slot, kind, question's seed) that the repeat share hits."""
     found = [one for one in answered if one[2] in REPEATED_KINDS and not one[0]["skipped"]]
     share = read_options(connection).repeat_share if found else 0.0
+    if not share:
+        return
     rows = [
         {
             "question_id": row["question_id"],
@@ -186,12 +191,12 @@ def settle(connection: Connection, complete: Sequence[str], policy: OverlapPolic
 def _asked(connection: Connection, ids: Sequence[str]) -> list[Asked]:
     found = []
     for chunk in in_chunks(ids):
-        sizes: Iterable[Any] = connection.execute(
+        sizes = connection.execute(
             sa.select(slots.c.question_id, sa.func.count())
             .where(slots.c.question_id.in_(chunk), slots.c.reserved_for.is_(None))
             .group_by(slots.c.question_id)
         )
-        overlaps: dict[str, int] = dict(sizes)
+        overlaps = {row[0]: int(row[1]) for row in sizes}
         stored: dict[str, list[str]] = {}
         for row in connection.execute(
             sa.select(candidates).where(candidates.c.question_id.in_(chunk)).order_by(candidates.c.position)

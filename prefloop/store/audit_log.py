@@ -102,7 +102,7 @@ def append_many(connection: Connection, entries: Sequence[Entry]) -> None:
         row = {"number": last, "at": now, **entry._asdict(), "previous": previous}
         previous = row["hash"] = event_hash(row)
         rows.append(row)
-    connection.execute(sa.insert(events), rows)
+    connection.execute(_ADD_EVENT, rows)
 
 
 def event_hash(row: Mapping[str, Any]) -> str:
@@ -322,10 +322,12 @@ def buried_subjects(connection: Connection, subject: str) -> set[str]:
     return set(connection.scalars(sa.select(tombstones.c.subject_id).where(tombstones.c.subject == subject)))
 
 
+_NEWEST = sa.select(events.c.number, events.c.hash).order_by(events.c.number.desc()).limit(1)
+_ADD_EVENT = sa.insert(events)
+
+
 def _newest(connection: Connection) -> tuple[int, str]:
-    row = connection.execute(
-        sa.select(events.c.number, events.c.hash).order_by(events.c.number.desc()).limit(1)
-    ).first()
+    row = connection.execute(_NEWEST).first()
     return (0, NOTHING) if row is None else (int(row.number), str(row.hash))
 
 

@@ -673,17 +673,19 @@ def _page(
     return [_answer_row(row, shown.get(row.question_id, [])) for row in rows]
 
 
+_CANDIDATES = (
+    sa.select(candidate_table.c.question_id, completions.c.id, completions.c.text, completions.c.policy)
+    .select_from(candidate_table.join(completions))
+    .where(candidate_table.c.question_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(candidate_table.c.question_id, candidate_table.c.position)
+)
+
+
 def candidates_of(connection: Connection, question_ids: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """The candidates of these questions in stored order, each with `id`, `text` and `policy`."""
     found: dict[str, list[dict[str, Any]]] = {}
     for chunk in in_chunks(list(dict.fromkeys(question_ids))):
-        query = (
-            sa.select(candidate_table.c.question_id, completions.c.id, completions.c.text, completions.c.policy)
-            .select_from(candidate_table.join(completions))
-            .where(candidate_table.c.question_id.in_(chunk))
-            .order_by(candidate_table.c.question_id, candidate_table.c.position)
-        )
-        for question, identity, written, policy in connection.execute(query):
+        for question, identity, written, policy in connection.execute(_CANDIDATES, {"ids": chunk}):
             found.setdefault(question, []).append({"id": identity, "text": written, "policy": policy})
     return found
 

@@ -113,9 +113,12 @@ def end_webhook(store: Store, id: str, *, by: str = OPERATOR) -> None:
         append(connection, "webhook", by, id, content_hash([id, row.url, False]))
 
 
+_ACTIVE = sa.select(webhooks.c.id).where(webhooks.c.active.is_(True))
+
+
 def active_webhooks(connection: Connection) -> list[str]:
     """The ids of those who want to be told."""
-    return list(connection.scalars(sa.select(webhooks.c.id).where(webhooks.c.active.is_(True))))
+    return list(connection.scalars(_ACTIVE))
 
 
 def enqueue(connection: Connection, to: Sequence[str], event: str, told: Sequence[dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ writer.py joins what comes at the same time into one transaction. What else the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import secrets
@@ -356,6 +357,72 @@ def release(store: Store, annotator: str, tokens: Sequence[str]) -> int:
     return freed
 
 
+def _any_of(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    return column.in_(sa.bindparam(name, expanding=True))
+
+
+# Put together once: building a statement takes SQLAlchemy several times as long as SQLite takes to run it.
+_LOCK_ANNOTATORS = (
+    sa.select(annotators.c.id)
+    .where(_any_of(annotators.c.id, "ids"))
+    .order_by(annotators.c.id)
+    .with_for_update(key_share=True)
+)
+_SHOW_QUESTIONS = (
+    sa.select(
+        questions.c.id,
+        questions.c.kind,
+        questions.c.seed,
+        questions.c.sensitive,
+        prompts.c.messages,
+        guidelines.c.version,
+        guidelines.c.text,
+    )
+    .select_from(questions.join(prompts).outerjoin(guidelines))
+    .where(_any_of(questions.c.id, "ids"))
+)
+_READ_LEASES = (
+    sa.select(leases, questions.c.kind, questions.c.seed)
+    .select_from(leases.join(questions))
+    .where(_any_of(leases.c.token, "tokens"))
+)
+_UNANSWERED_SLOTS = (
+    sa.select(slots)
+    .where(_any_of(slots.c.question_id, "ids"), slots.c.answer_id.is_(None))
+    .order_by(slots.c.id)
+    .with_for_update(key_share=True)
+)
+_WHAT_WAS_SAID = (
+    sa.select(answers.c.annotator_id, answers.c.question_id, answers.c.id, answers.c.repeat_of, answers.c.adjudication)
+    .where(_any_of(answers.c.question_id, "ids"), _any_of(answers.c.annotator_id, "people"))
+    .order_by(answers.c.ordinal.desc())
+)
+_BY_KEY = sa.select(answers).where(
+    _any_of(answers.c.idempotency_key, "keys"), _any_of(answers.c.annotator_id, "people")
+)
+_ANY_GOLD = sa.select(slots.c.id).where(slots.c.answer_id.is_(None), slots.c.gold).limit(1)
+_ADD_ANSWER = sa.insert(answers)
+_ADD_LEASE = sa.insert(leases)
+_USE_LEASE = (
+    sa.update(leases).where(leases.c.token == sa.bindparam("of_token")).values(answer_id=sa.bindparam("to_answer"))
+)
+_HOLD_SLOT = (
+    sa.update(slots)
+    .where(slots.c.id == sa.bindparam("of_slot"))
+    .values(annotator_id=sa.bindparam("to_annotator"), expires_at=sa.bindparam("until"), token=sa.bindparam("to_token"))
+)
+_FILL_SLOT = (
+    sa.update(slots)
+    .where(slots.c.id == sa.bindparam("of_slot"))
+    .values(
+        answer_id=sa.bindparam("to_answer"),
+        annotator_id=sa.bindparam("to_annotator"),
+        token=sa.null(),
+        expires_at=sa.null(),
+    )
+)
+
+
 class _Desk:
     """Takes the submissions of one transaction: everything is read once, decided here, and written once."""
 
@@ -443,26 +510,11 @@ class _Desk:
         """Everything that was decided, in a few statements."""
         if not self.new_answers:
             return
-        self.connection.execute(sa.insert(answers), self.new_answers)
+        self.connection.execute(_ADD_ANSWER, self.new_answers)
         append_many(self.connection, answer_entries(self.new_answers))
-        self.connection.execute(
-            sa.update(leases)
-            .where(leases.c.token == sa.bindparam("of_token"))
-            .values(answer_id=sa.bindparam("to_answer")),
-            self.lease_changes,
-        )
+        self.connection.execute(_USE_LEASE, self.lease_changes)
         if self.slot_changes:
-            self.connection.execute(
-                sa.update(slots)
-                .where(slots.c.id == sa.bindparam("of_slot"))
-                .values(
-                    answer_id=sa.bindparam("to_answer"),
-                    annotator_id=sa.bindparam("to_annotator"),
-                    token=sa.null(),
-                    expires_at=sa.null(),
-                ),
-                self.slot_changes,
-            )
+            self.connection.execute(_FILL_SLOT, self.slot_changes)
         if self.filled:
             self._follow(overlap)
 
@@ -510,7 +562,7 @@ class _Counter:
         self.now = now
         self.repeats = _due_repeats(connection, sorted(people), now)
         self.gold_share = 0.0
-        if connection.scalar(sa.select(slots.c.id).where(slots.c.answer_id.is_(None), slots.c.gold).limit(1)):
+        if connection.scalar(_ANY_GOLD):
             self.gold_share = read_options(connection).gold_share
 
     def claim(self, request: LeaseRequest) -> list[_Claim]:
@@ -604,8 +656,7 @@ def _existing_annotators(connection: Connection, ids: Sequence[str]) -> set[str]
     """Those of these annotators that there are; one transaction at a time for each of them."""
     found: set[str] = set()
     for chunk in in_chunks(sorted(ids)):
-        query = sa.select(annotators.c.id).where(annotators.c.id.in_(chunk)).order_by(annotators.c.id)
-        found.update(connection.scalars(query.with_for_update(key_share=True)))
+        found.update(connection.scalars(_LOCK_ANNOTATORS, {"ids": chunk}))
     return found
 
 
@@ -622,7 +673,17 @@ def _no_annotator(identity: str) -> InputError:
 
 def _free_slots(connection: Connection, request: LeaseRequest, limit: int, now: datetime, gold: bool) -> Sequence[Row]:
     """Unanswered slots that nobody holds, of questions that this annotator may answer, and neither did nor holds."""
-    who, other = request.annotator, slots.alias("other")
+    given: dict[str, Any] = {"who": request.annotator, "moment": now, "most": limit, "of_gold": gold}
+    if request.kinds is not None:
+        given["some_kinds"] = list(request.kinds)
+    return connection.execute(_free_slots_query(request.kinds is not None), given).all()
+
+
+@functools.cache
+def _free_slots_query(some_kinds: bool) -> sa.Select[Any]:
+    who: sa.BindParameter[str] = sa.bindparam("who", type_=sa.String)
+    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
+    other = slots.alias("other")
     # One look into an index for each free slot. Written as NOT EXISTS, PostgreSQL would join whole tables instead, and
     # before its statistics know their size it takes seconds to do so.
     answered = sa.select(answers.c.id).where(
@@ -632,7 +693,7 @@ def _free_slots(connection: Connection, request: LeaseRequest, limit: int, now: 
         other.c.question_id == slots.c.question_id,
         other.c.annotator_id == who,
         other.c.answer_id.is_(None),
-        other.c.expires_at > now,
+        other.c.expires_at > moment,
     )
     invited = sa.select(audiences.c.member).where(
         audiences.c.question_id == slots.c.question_id,
@@ -648,63 +709,62 @@ def _free_slots(connection: Connection, request: LeaseRequest, limit: int, now: 
         sa.select(slots)
         .where(
             slots.c.answer_id.is_(None),
-            slots.c.gold.is_(gold),
+            slots.c.gold == sa.bindparam("of_gold", type_=sa.Boolean),
             slots.c.reserved_for.is_(None),
-            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now),
+            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
             sa.or_(slots.c.restricted.is_(False), invited.limit(1).scalar_subquery().is_not(None)),
             sa.or_(slots.c.sensitive.is_(None), refuses.limit(1).scalar_subquery().is_(None)),
             answered.limit(1).scalar_subquery().is_(None),
             holds.limit(1).scalar_subquery().is_(None),
         )
         .order_by(slots.c.priority, slots.c.n, slots.c.id)
-        .limit(limit)
+        .limit(sa.bindparam("most", type_=sa.Integer))
         .with_for_update(skip_locked=True, of=slots)
     )
-    if request.kinds is not None:
-        query = query.where(slots.c.kind.in_(request.kinds))
-    return connection.execute(query).all()
+    return query.where(slots.c.kind.in_(sa.bindparam("some_kinds", expanding=True))) if some_kinds else query
 
 
 def _due_repeats(connection: Connection, people: Sequence[str], now: datetime) -> dict[str, list[Row]]:
     """The second looks for which each of these annotators has answered enough in between."""
     found: dict[str, list[Row]] = {}
-    since = answers.alias("since")
     for chunk in in_chunks(people):
-        later = (
-            sa.select(since.c.id)
-            .where(since.c.annotator_id == slots.c.reserved_for, since.c.number > answers.c.number)
-            .limit(REPEAT_AFTER)
-            .correlate(slots, answers)
-            .subquery("later")
-        )
-        query = (
-            sa.select(slots)
-            .select_from(slots.join(answers, answers.c.id == slots.c.repeat_of))
-            .where(
-                slots.c.answer_id.is_(None),
-                slots.c.reserved_for.in_(chunk),
-                sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now),
-                answers.c.value.is_not(None),
-                sa.select(sa.func.count()).select_from(later).scalar_subquery() >= REPEAT_AFTER,
-            )
-            .order_by(slots.c.id)
-            .with_for_update(skip_locked=True, of=slots)
-        )
-        for row in connection.execute(query):
+        for row in connection.execute(_DUE_REPEATS, {"people": chunk, "moment": now}):
             found.setdefault(row.reserved_for, []).append(row)
     return found
+
+
+def _due_repeats_query() -> sa.Select[Any]:
+    since = answers.alias("since")
+    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
+    later = (
+        sa.select(since.c.id)
+        .where(since.c.annotator_id == slots.c.reserved_for, since.c.number > answers.c.number)
+        .limit(REPEAT_AFTER)
+        .correlate(slots, answers)
+        .subquery("later")
+    )
+    return (
+        sa.select(slots)
+        .select_from(slots.join(answers, answers.c.id == slots.c.repeat_of))
+        .where(
+            slots.c.answer_id.is_(None),
+            slots.c.reserved_for.in_(sa.bindparam("people", expanding=True)),
+            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
+            answers.c.value.is_not(None),
+            sa.select(sa.func.count()).select_from(later).scalar_subquery() >= REPEAT_AFTER,
+        )
+        .order_by(slots.c.id)
+        .with_for_update(skip_locked=True, of=slots)
+    )
+
+
+_DUE_REPEATS = _due_repeats_query()
 
 
 def _hold(connection: Connection, claims: Sequence[_Claim]) -> None:
     if claims:
         connection.execute(
-            sa.update(slots)
-            .where(slots.c.id == sa.bindparam("of_slot"))
-            .values(
-                annotator_id=sa.bindparam("to_annotator"),
-                expires_at=sa.bindparam("until"),
-                token=sa.bindparam("to_token"),
-            ),
+            _HOLD_SLOT,
             [
                 {
                     "of_slot": one.slot.id,
@@ -721,20 +781,7 @@ def _tell(connection: Connection, claims: Sequence[_Claim], now: datetime) -> di
     """Record the leases, and put together what each annotator is to see: by token."""
     asked: dict[str, Row] = {}
     for chunk in in_chunks(list({one.slot.question_id for one in claims})):
-        query = (
-            sa.select(
-                questions.c.id,
-                questions.c.kind,
-                questions.c.seed,
-                questions.c.sensitive,
-                prompts.c.messages,
-                guidelines.c.version,
-                guidelines.c.text,
-            )
-            .select_from(questions.join(prompts).outerjoin(guidelines))
-            .where(questions.c.id.in_(chunk))
-        )
-        asked.update((row.id, row) for row in connection.execute(query))
+        asked.update((row.id, row) for row in connection.execute(_SHOW_QUESTIONS, {"ids": chunk}))
     shown = candidates_of(connection, asked)
     first_look = _first_looks(connection, [one.slot.repeat_of for one in claims if one.slot.repeat_of is not None])
     result: dict[str, Lease] = {}
@@ -769,7 +816,7 @@ def _tell(connection: Connection, claims: Sequence[_Claim], now: datetime) -> di
             }
         )
     if rows:
-        connection.execute(sa.insert(leases), rows)
+        connection.execute(_ADD_LEASE, rows)
     return result
 
 
@@ -805,12 +852,7 @@ def _reopen_gold(connection: Connection, filled: Sequence[Row]) -> None:
 def _leases(connection: Connection, tokens: Sequence[str]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for chunk in in_chunks(tokens):
-        query = (
-            sa.select(leases, questions.c.kind, questions.c.seed)
-            .select_from(leases.join(questions))
-            .where(leases.c.token.in_(chunk))
-        )
-        found.update((row.token, row) for row in connection.execute(query))
+        found.update((row.token, row) for row in connection.execute(_READ_LEASES, {"tokens": chunk}))
     return found
 
 
@@ -818,13 +860,7 @@ def _unanswered_slots(connection: Connection, question_ids: Sequence[str]) -> di
     """The slots of these questions that have no answer, kept from everybody else until the transaction ends."""
     found: dict[str, list[Row]] = {}
     for chunk in in_chunks(question_ids):
-        query = (
-            sa.select(slots)
-            .where(slots.c.question_id.in_(chunk), slots.c.answer_id.is_(None))
-            .order_by(slots.c.id)
-            .with_for_update(key_share=True)
-        )
-        for row in connection.execute(query):
+        for row in connection.execute(_UNANSWERED_SLOTS, {"ids": chunk}):
             found.setdefault(row.question_id, []).append(row)
     return found
 
@@ -836,18 +872,7 @@ def _said(
     found: dict[tuple[str, str], list[_Said]] = {}
     for some in in_chunks(people):
         for chunk in in_chunks(question_ids):
-            query = (
-                sa.select(
-                    answers.c.annotator_id,
-                    answers.c.question_id,
-                    answers.c.id,
-                    answers.c.repeat_of,
-                    answers.c.adjudication,
-                )
-                .where(answers.c.question_id.in_(chunk), answers.c.annotator_id.in_(some))
-                .order_by(answers.c.ordinal.desc())
-            )
-            for who, question, *said in connection.execute(query):
+            for who, question, *said in connection.execute(_WHAT_WAS_SAID, {"ids": chunk, "people": some}):
                 found.setdefault((who, question), []).append(_Said(*said))
     return found
 
@@ -858,8 +883,7 @@ def _by_idempotency_key(
     found: dict[tuple[str, str], _Stored] = {}
     for some in in_chunks(people):
         for chunk in in_chunks(keys):
-            query = sa.select(answers).where(answers.c.idempotency_key.in_(chunk), answers.c.annotator_id.in_(some))
-            for row in connection.execute(query):
+            for row in connection.execute(_BY_KEY, {"keys": chunk, "people": some}):
                 found[row.annotator_id, row.idempotency_key] = _Stored(
                     row.id, row.key, row.hash, row.late, row.question_id
                 )

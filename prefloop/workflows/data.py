@@ -14,7 +14,7 @@ from prefloop.artifacts.folder import Artifact, find_artifact, list_artifacts
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError
 from prefloop.settings import check_choice
-from prefloop.workflows.places import Place, store_of, workspace_at
+from prefloop.workflows.places import Place, store_of, workspace_at, workspace_or_none
 
 if TYPE_CHECKING:
     from prefloop.snapshots.build import SnapshotResult
@@ -130,16 +130,44 @@ def snapshot(
         )
 
 
-def export(format: str, out: str | Path, *, workspace: Place = None, data: str | Path | None = None) -> ExportResult:
+def export(
+    format: str,
+    out: str | Path,
+    *,
+    workspace: Place = None,
+    data: str | Path | None = None,
+    purpose: str = "training",
+    redacted: bool = False,
+) -> ExportResult:
     """Write a snapshot (`data`: its name, hash or folder; otherwise the newest) in a format that other tools read.
 
-    Raises InputError for an unknown format and where there is no snapshot.
+    A row stays out (reason "no consent") when somebody who answered in this workspace has not agreed to `purpose`;
+    people whose answers were imported stand on the source and licence that came with them. `redacted` replaces personal
+    data that has a checkable form; what was found is counted in `personal_data` in any case. The export is entered
+    into the audit log, so that erasure finds the file.
+
+    Raises InputError for an unknown format, where there is no snapshot, and where no row may be written.
     """
+    from prefloop.snapshots.build import provenance
     from prefloop.snapshots.export import FORMATS
     from prefloop.snapshots.export import export as write
+    from prefloop.store.backup import record_file
+    from prefloop.store.privacy import without_consent
 
     check_choice("--as", format, FORMATS)
-    return write(_snapshot(workspace, data).path, format, Path(out))
+    snapshot = _snapshot(workspace, data)
+    place = workspace_or_none(workspace)
+    if place is None:
+        return write(snapshot.path, format, Path(out), redacted=redacted)
+    with store_of(place) as store:
+        barred = without_consent(store, provenance(snapshot.path)["annotators"], purpose)
+
+        def refuse(row: dict[str, Any]) -> str | None:
+            return None if barred.isdisjoint(row["annotators"]) else "no consent"
+
+        result = write(snapshot.path, format, Path(out), refuse=refuse, redacted=redacted)
+        record_file(store, "export", result.out, snapshot=snapshot.hash, purpose=purpose)
+    return result
 
 
 def _snapshot(workspace: Place, data: str | Path | None) -> Artifact:

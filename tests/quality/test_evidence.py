@@ -158,7 +158,7 @@ def test_an_adjudication_settles_and_is_nobodys_vote(store: Store) -> None:
     poor = next(candidate["id"] for candidate in shown if candidate["text"].startswith(POOR))
     label = "a" if shown[0]["id"] == poor else "b"
     order = [candidate["id"] for candidate in shown]
-    adjudicate(store, lead, question, {"choice": label}, presented_order=order, idempotency_key="k")
+    adjudicate(store, lead, question, {"choice": label}, presented=order, idempotency_key="k")
     judgements = gather(store)
     [settled] = assess(judgements).consensus.values()
     assert (settled.n, settled.probability, settled.uncertain) == (3, 1.0, False)
@@ -176,7 +176,7 @@ def test_the_queue_asks_on_while_people_disagree(store: Store) -> None:
         for one in lease(store, who, limit=100):
             value = {"choice": choice(way, one, rng)}
             submit(store, [Submission(lease_token=one.token, value=value, idempotency_key=one.token)], overlap=policy)
-    counted = {question: 0 for question in asked}
+    counted = dict.fromkeys(asked, 0)
     for row in answers(store):
         counted[row.question_id] += 1
     assert set(counted.values()) <= {3, 4, 5}
