@@ -52,7 +52,7 @@ WEIGHTS = {
 """What a finding leaves of a weight of 1; the lowest holds. A ring of K counts as one: 1/K each."""
 ENOUGH_GOLD = 8
 """Gold answers from which on gold decides."""
-ATTENTIVE = (18.0, 2.0)
+ATTENTIVE = (27.0, 3.0)
 """Beta prior of the share of gold questions that somebody who looks gets right."""
 SURELY = 0.9
 """Somebody who looks gets this share right; a result that is rarer than RARE under it is too many wrong."""
