@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from random import Random
 
 import pytest
 
@@ -16,6 +17,9 @@ from prefloop.quality.assessment import (
     standings_of,
 )
 from prefloop.quality.evidence import Atom, Judgement
+
+SIDE = Random(0).choices("ab", k=100)
+OTHER = {"a": "b", "b": "a"}
 
 
 def test_the_binomial_by_hand() -> None:
@@ -76,19 +80,19 @@ def standing(judgements: list[Judgement], who: str) -> Standing:
 
 def crowd(n: int = 60) -> list[Judgement]:
     """Four people who agree about everything, at twenty seconds an answer."""
-    return [judgement(f"p{w}", i, "ab"[i % 2], seconds=20.0) for i in range(n) for w in range(4) if (i + w) % 5]
+    return [judgement(f"p{w}", i, SIDE[i], seconds=20.0) for i in range(n) for w in range(4) if (i + w) % 5]
 
 
 def test_times_texts_repeats_and_drift_are_findings() -> None:
     text = tuple(range(32))
     others = [tuple(range(1000 * i, 1000 * i + 32)) for i in range(1, 60)]
     rows = crowd()
-    rows += [judgement("fast", i, "ab"[i % 2], seconds=1.0, texts=(others[i - 1],)) for i in range(1, 60)]
-    rows += [judgement("same text", i, "ab"[i % 2], texts=(text,)) for i in range(60)]
-    rows += [judgement("tired", i, "ab"[i % 2] if i < 30 else "ab"[i // 2 % 2]) for i in range(60)]
-    rows += [judgement("wavers", i, "ab"[i % 2]) for i in range(60)]
-    rows += [judgement("wavers", 100 + i, "ba"[i % 2], item=f"pair:{i}", repeat=True) for i in range(10)]
-    rows += [judgement("p0", 100 + i, "ab"[i % 2], item=f"pair:{i}", repeat=True) for i in range(10) if i % 5]
+    rows += [judgement("fast", i, SIDE[i], seconds=1.0, texts=(others[i - 1],)) for i in range(1, 60)]
+    rows += [judgement("same text", i, SIDE[i], texts=(text,)) for i in range(60)]
+    rows += [judgement("tired", i, SIDE[i] if i < 30 else SIDE[i + 1]) for i in range(60)]
+    rows += [judgement("wavers", i, SIDE[i]) for i in range(60)]
+    rows += [judgement("wavers", 100 + i, OTHER[SIDE[i]], item=f"pair:{i}", repeat=True) for i in range(10)]
+    rows += [judgement("p0", 100 + i, SIDE[i], item=f"pair:{i}", repeat=True) for i in range(10) if i % 5]
     assert standing(rows, "fast").flags == ("fast",)
     assert standing(rows, "fast").alike == 0.0
     assert standing(rows, "same text").flags == ("duplicate_text",)
@@ -107,9 +111,9 @@ def test_always_a_tie_is_a_finding_only_where_others_choose() -> None:
 
 
 def test_without_gold_the_others_opposite_is_a_finding_and_with_gold_right_it_is_not() -> None:
-    turned = [judgement("other", i, "ba"[i % 2]) for i in range(60)]
+    turned = [judgement("other", i, OTHER[SIDE[i]]) for i in range(60)]
     assert "inverted" in standing([*crowd(), *turned], "other").flags
-    rows = [judgement("other", 200 + i, "ab"[i % 2], gold={f"pair:{200 + i}": "ab"[i % 2]}) for i in range(20)]
+    rows = [judgement("other", 200 + i, SIDE[i], gold={f"pair:{200 + i}": SIDE[i]}) for i in range(20)]
     assert standing([*crowd(), *turned, *rows], "other").flags == ()
 
 
