@@ -55,7 +55,7 @@ def test_the_layers_hold() -> None:
 
 
 def test_the_public_functions_are_those_of_the_command_line() -> None:
-    verbs = ["init", "demo", "export", "sample", "label", "quality", "snapshot", "train", "evaluate", "report", "lineage"]
+    verbs = ["init", "demo", "export", "sample", "label", "measure_quality", "snapshot", "train", "evaluate", "report", "lineage"]
     verbs += ["chat", "runs", "doctor", "loop"]
     for name in [*verbs, "import_data", "train_methods"]:
         function = getattr(prefloop, name)

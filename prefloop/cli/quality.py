@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
         """
         import prefloop
 
-        result = prefloop.quality(workspace=workspace, round=round, slices=slices or ("subset", "source"), seed=seed)
+        result = prefloop.measure_quality(workspace=workspace, round=round, slices=slices or ("subset", "source"), seed=seed)
         for warning in result["warnings"]:
             log(f"prefloop: warning: {warning}")
         return Answer(result, lambda console: _show(result, console))

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ WEIGHTS = {
 """What a finding leaves of a weight of 1; the lowest holds. A ring of K counts as one: 1/K each."""
 ENOUGH_GOLD = 8
 """Gold answers from which on gold decides."""
-ATTENTIVE = (18.0, 2.0)
+ATTENTIVE = (27.0, 3.0)
 """Beta prior of the share of gold questions that somebody who looks gets right."""
 SURELY = 0.9
 """Somebody who looks gets this share right; a result that is rarer than RARE under it is too many wrong."""
@@ -155,11 +155,6 @@ class Assessment:
     """Share of the answers' weight that the findings take away."""
     warnings: list[str]
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Annotator -> weight, 0..1."""
-        return {one.id: one.weight for one in self.annotators}
-
     def uncertain(self) -> tuple[int, int]:
         """(questions with a consensus, those of them with an item that is not yet certain)."""
         by: dict[str, bool] = defaultdict(bool)
@@ -169,7 +164,21 @@ class Assessment:
 
 
 def assess(judgements: Sequence[Judgement]) -> Assessment:
-    """Look at every answer and every annotator. The same judgements give the same assessment.
+    """Look at every answer and every annotator. The same judgements give the same assessment."""
+    standings = standings_of(judgements)
+    total = sum(one.n for one in standings)
+    removed = sum((1 - one.weight) * one.n for one in standings) / total if total else 0.0
+    weights = {one.id: one.weight for one in standings}
+    return Assessment(
+        annotators=standings,
+        consensus=consensus_of(judgements, weights),
+        removed=removed,
+        warnings=_warnings(removed),
+    )
+
+
+def standings_of(judgements: Sequence[Judgement]) -> list[Standing]:
+    """Every annotator's standing, by id.
 
     Twice: what the first look finds lowers weights, so that the second sees the truth less disturbed.
     """
@@ -177,28 +186,11 @@ def assess(judgements: Sequence[Judgement]) -> Assessment:
     families = [coarse(votes) for votes in votes_of(judgements, names)]
     seen = _Seen(judgements, names, families)
     weights = np.where((seen.gold_n >= ENOUGH_GOLD) & (seen.gold_tail < RARE), SERIOUS, 1.0)
-    found: list[dict[str, float]] = []
     panel = guessing.fit(families, len(names), weights)
-    groups: list[list[int]] = []
-    for look in range(2):
-        groups = rings(panel, len(names))
-        found = _findings(seen, panel, groups)
-        weights = np.array([min(flags.values(), default=1.0) for flags in found])
-        panel = guessing.fit(families, len(names), weights) if look == 0 else panel
-    standings = _standings(seen, panel, names, found, groups)
-    total = sum(one.n for one in standings)
-    removed = sum((1 - one.weight) * one.n for one in standings) / total if total else 0.0
-    return Assessment(
-        annotators=standings,
-        consensus=_consensus(judgements, names, weights),
-        removed=removed,
-        warnings=_warnings(removed),
-    )
-
-
-def annotator_weights(judgements: Sequence[Judgement]) -> dict[str, float]:
-    """Annotator -> weight of their answers, 0..1; what snapshots use."""
-    return assess(judgements).weights
+    weights = np.array([min(f.values(), default=1.0) for f in _findings(seen, panel, rings(panel, len(names)))])
+    panel = guessing.fit(families, len(names), weights)
+    groups = rings(panel, len(names))
+    return _standings(seen, panel, names, _findings(seen, panel, groups), groups)
 
 
 class _Seen:
@@ -437,7 +429,13 @@ def _standings(
     ]
 
 
-def _consensus(judgements: Sequence[Judgement], names: Sequence[str], weights: Floats) -> dict[str, ItemConsensus]:
+def consensus_of(judgements: Sequence[Judgement], weights: Mapping[str, float]) -> dict[str, ItemConsensus]:
+    """Item -> what the answers say together: Davidson for pairs, Dawid and Skene for labels.
+
+    weights: annotator -> weight, 0..1; 1 for those who are not named.
+    """
+    names = sorted({one.annotator for one in judgements})
+    worth = np.array([weights.get(name, 1.0) for name in names])
     question: dict[str, str] = {}
     for one in judgements:
         for atom in one.atoms:
@@ -448,11 +446,11 @@ def _consensus(judgements: Sequence[Judgement], names: Sequence[str], weights: F
         n = np.bincount(votes.item, minlength=len(votes.items))
         preferred: Floats | None = None
         if votes.family == "pair":
-            fitted = davidson.fit(votes, len(names), weights)
+            fitted = davidson.fit(votes, len(names), worth)
             truth = np.stack([fitted.better, 1 - fitted.better], axis=1)
             preferred = fitted.preferred
         else:
-            truth = dawid_skene.fit(votes, len(names), weights).truth
+            truth = dawid_skene.fit(votes, len(names), worth).truth
         for index, item in enumerate(votes.items):
             top = int(truth[index].argmax())
             if item in settled:

@@ -180,7 +180,9 @@ def coarse(votes: Votes) -> Votes:
 # --- from the store ------------------------------------------------------------------------------------------------
 
 
-def gather(store: Store, *, round: int | None = None, slices: Collection[str] = ("subset", "source")) -> list[Judgement]:
+def gather(
+    store: Store, *, round: int | None = None, slices: Collection[str] = ("subset", "source")
+) -> list[Judgement]:
     """Every answer that stands and judges something, or was written, in the order in which they came.
 
     slices: columns by whose values figures are also given. Reads each answer once; texts are not kept.

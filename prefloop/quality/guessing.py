@@ -20,8 +20,8 @@ from prefloop.quality.evidence import Floats, Mask, Votes
 STEPS = 30
 PULL = 4.0
 """Answers' worth of pull of each theta towards the panel's mean while the truth is estimated."""
-SMOOTH = 1.0
-"""Added to each label's count in a habit."""
+SMOOTH = 3.0
+"""Answers supposed in every habit beforehand, spread as the panel's answers are."""
 GRID = np.linspace(0.0, 1.0, 101)
 WRONG = 0.02
 """Chance that a person who looked gives another label than the truth: keeps one slip from counting as proof."""
@@ -101,7 +101,10 @@ def theta_likelihood(panel: Panel, annotators: int, kept: Callable[[Votes], Mask
     result = np.zeros((annotators, len(GRID)))
     for one in panel.fits:
         votes = one.votes
-        some = np.ones(len(votes), dtype=bool) if kept is None else kept(votes)
+        # Where nobody else has answered there is nothing to compare with.
+        some = (np.bincount(votes.item)[votes.item] > 1) | (votes.gold[votes.item] >= 0)
+        if kept is not None:
+            some &= kept(votes)
         hit = _hit(one.others, votes)[some, None]
         each = np.log(GRID[None, :] * hit + (1 - GRID[None, :]) * one.habit[some, None] + 1e-12)
         np.add.at(result, votes.who[some], each)
@@ -122,7 +125,7 @@ def posterior_interval(log_likelihood: Floats) -> tuple[Floats, Floats, Floats]:
 
 def _expect(votes: Votes, theta: Floats, habits: Floats, log_prior: Floats, weights: Floats) -> Guessing:
     habit = habits[votes.who, votes.shown]
-    miss = np.log((1 - theta[votes.who]) * habit + theta[votes.who] * WRONG / votes.categories)
+    miss = np.log((1 - theta[votes.who]) * habit + theta[votes.who] * WRONG / (votes.categories - 1))
     hit = np.log((1 - theta[votes.who]) * habit + theta[votes.who] * (1 - WRONG))
     log_vote = np.tile(miss[:, None], (1, votes.categories))
     log_vote[np.arange(len(votes)), votes.label] = hit
@@ -144,13 +147,14 @@ def _with_gold(truth: Floats, votes: Votes) -> Floats:
 def _hit(others: Floats, votes: Votes) -> Floats:
     """P(the truth is what this vote says), as the others see it; a slip is possible either way."""
     said = others[np.arange(len(votes)), votes.label]
-    result: Floats = said * (1 - WRONG) + (1 - said) * WRONG / votes.categories
+    result: Floats = said * (1 - WRONG) + (1 - said) * WRONG / (votes.categories - 1)
     return result
 
 
 def _habits(votes: Votes, annotators: int, share: Floats) -> Floats:
     """(annotators, labels): how often each label as shown comes, among the answers given by habit."""
-    counts = np.full((annotators, votes.categories), SMOOTH)
+    usual = np.bincount(votes.shown, minlength=votes.categories) + 0.01
+    counts = np.tile(SMOOTH * usual / usual.sum(), (annotators, 1))
     np.add.at(counts, (votes.who, votes.shown), share)
     result: Floats = counts / counts.sum(axis=1, keepdims=True)
     return result
@@ -158,9 +162,8 @@ def _habits(votes: Votes, annotators: int, share: Floats) -> Floats:
 
 def _prior(votes: Votes, truth: Floats | None) -> Floats:
     """log of how common each true label is; of a pair's two sides neither is the more likely one beforehand."""
-    share = (
-        np.bincount(votes.label, minlength=votes.categories) + SMOOTH if truth is None else truth.sum(axis=0) + SMOOTH
-    )
+    share = np.bincount(votes.label, minlength=votes.categories) if truth is None else truth.sum(axis=0)
+    share = share + 0.5
     if votes.family == "pair":
         share = np.array([(share[0] + share[1]) / 2, (share[0] + share[1]) / 2, share[2]])
     result: Floats = np.log(share / share.sum())

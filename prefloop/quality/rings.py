@@ -3,7 +3,8 @@
 People of one taste agree often; people who copy agree always. Two findings must meet before a group is called a ring.
 Its answers on items that they share are all but identical, more so than two careful people of the same mind would be.
 And copying explains them far better than agreement does: a label that the others' votes make unlikely, given twice, is
-much stronger evidence than a likely one. What only the group's members have answered tells nothing and is left out.
+much stronger evidence than a likely one. What only the group's members have answered tells nothing and is left out, and
+a group of more than half of the annotators is no ring: where nearly all are of one mind, nobody can tell who copied.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def rings(panel: Panel, annotators: int) -> list[list[int]]:
                 alike[who, other] += label == second
     close = [pair for pair, n in shared.items() if n >= SHARED and alike[pair] >= IDENTICAL * n]
     bar = EVIDENCE + math.log(max(1, len(shared)))
-    found = [group for group in _groups(close, annotators) if _is_ring(panel, group, annotators, bar)]
+    groups = [group for group in _groups(close, annotators) if 2 * len(group) <= annotators]
+    found = [group for group in groups if _is_ring(panel, group, annotators, bar)]
     return sorted(found, key=len, reverse=True)
 
 
@@ -101,8 +103,8 @@ def _is_ring(panel: Panel, group: Sequence[int], annotators: int, bar: float) ->
 
 
 def _chance(truth: Floats, fit: Guessing, panel: Panel) -> Floats:
-    """How likely each label is from somebody of average reliability who answers alone."""
-    theta = float(np.clip(panel.theta.mean(), 0.3, 0.95))
+    """How likely each label is from the median annotator, who answers alone."""
+    theta = float(np.clip(np.median(panel.theta), 0.3, 0.99))
     result: Floats = theta * truth + (1 - theta) / fit.votes.categories
     return result
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 from prefloop.artifacts.folder import Artifact, write_artifact
 from prefloop.errors import InputError, RunError
 from prefloop.quality.aggregation import VOTES, Consensus, comparison_consensus, pairwise_agreement
-from prefloop.quality.assessment import ItemConsensus, assess
+from prefloop.quality.assessment import ItemConsensus, consensus_of, standings_of
 from prefloop.quality.evidence import gather, pair_item
 from prefloop.records import Ledger, canonical_json, content_hash, prompt_id, split_of
 from prefloop.settings import check_choice
@@ -224,12 +224,12 @@ class _Worth:
         if consensus == "majority":
             return cls({}, {})
         judgements = gather(store)
-        people = [one for one in judgements if one.person]
-        found = assess(judgements)
-        weights = {who: weight for who, weight in found.weights.items() if weight < 1}
+        weights = {one.id: one.weight for one in standings_of(judgements) if one.weight < 1}
         if consensus == "weighted":
             return cls(weights, {})
-        return cls(weights, (assess(people) if people and len(people) < len(judgements) else found).consensus)
+        people = {atom.item for one in judgements if one.person for atom in one.atoms}
+        used = [one for one in judgements if one.person or not any(atom.item in people for atom in one.atoms)]
+        return cls(weights, consensus_of(used, weights))
 
     def weight(self, used: Sequence[_Said]) -> float:
         return max((self.weights.get(said.annotator, 1.0) for said in used), default=1.0)

@@ -155,10 +155,8 @@ def _beside(source: str | Path, part: str) -> Iterator[Row]:
     path = Path(source)
     other = path.with_name(path.name.replace("pairs", part, 1))
     if other == path or not other.is_file():
-        raise InputError(
-            f"{path.name} names its {part} by id; they are looked for in {other.name if other != path else part!r} beside "
-            "it, which is not there"
-        )
+        wanted = other.name if other != path else f"a file of {part}"
+        raise InputError(f"{path.name} names its {part} by id, but {wanted} is not beside it")
     return _good_rows(other)
 
 

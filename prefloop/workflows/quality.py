@@ -8,7 +8,7 @@ from typing import Any
 from prefloop.workflows.places import Place, store_of, workspace_at
 
 
-def quality(
+def measure_quality(
     *, workspace: Place = None, round: int | None = None, slices: Collection[str] = ("subset", "source"), seed: int = 0
 ) -> dict[str, Any]:
     """How far people agree, what each annotator's answers are worth, and how certain the consensus is.
