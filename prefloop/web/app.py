@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from prefloop.errors import InputError, RunError
+from prefloop.quality.overlap import AdaptiveOverlap
 from prefloop.store.database import Store
 from prefloop.store.queue import LeaseError
 from prefloop.store.writer import Writer
@@ -25,6 +26,7 @@ from prefloop.web.rendering import FOLDER, page
 from prefloop.web.routes import account, admin, api, lead, work
 from prefloop.web.settings import WebSettings
 from prefloop.web.state import State
+from prefloop.web.webhooks import Sender
 
 logger = logging.getLogger("prefloop.web")
 
@@ -35,11 +37,14 @@ def create_app(store: Store, settings: WebSettings | None = None, *, artifacts: 
     Raises TypeError when a route has no rule of access.
     """
     settings = settings or WebSettings()
-    writer = Writer(store)
+    writer = Writer(store, overlap=AdaptiveOverlap())
+    sender = Sender(store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sender.start()
         yield
+        sender.stop()
         writer.close()
 
     app = FastAPI(

@@ -22,6 +22,8 @@ class Item:
     prompt: str | Sequence[Message]
     candidates: Sequence[str] = ()
     overlap: int = 1
+    most: int | None = None
+    """Answers at most, where the first ones leave it uncertain; None: never more than `overlap`."""
     priority: int = 0
     sensitive: str | None = None
     """A content warning, such as "violence"."""
@@ -62,6 +64,7 @@ def ask(store: Store, items: Sequence[Item], *, source: str | None = None, by: s
                 "guideline": None if newest is None else newest["version"],
                 "source": source,
                 "columns": item.columns,
+                **({} if item.most is None else {"most": item.most}),
                 **({} if item.sensitive is None else {"sensitive": item.sensitive}),
                 **({"audience": list(item.audience)} if item.audience else {}),
                 **({} if item.gold is None else {"gold": _by_id(item, ids)}),

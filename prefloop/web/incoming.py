@@ -35,7 +35,9 @@ class Incoming:
     """The first ones, in words; `rows - asked` is how many there are."""
 
 
-def take_questions(store: Store, file: Path, kind: str, overlap: int, source: str) -> Incoming:
+def take_questions(
+    store: Store, file: Path, kind: str, overlap: int, source: str, *, most: int | None = None, by: str
+) -> Incoming:
     """Ask one question per good row of `file`. `kind` "auto" goes by the number of completions.
 
     Raises InputError where the file cannot be read or not one row is good; the message names the first problem.
@@ -44,23 +46,23 @@ def take_questions(store: Store, file: Path, kind: str, overlap: int, source: st
     waiting: list[Item] = []
     for line, row in read_rows(file):
         found.rows += 1
-        item = row if isinstance(row, Reject) else _item(row, kind, overlap)
+        item = row if isinstance(row, Reject) else _item(row, kind, overlap, most)
         if isinstance(item, Reject):
             if len(found.problems) < SHOWN_PROBLEMS:
                 found.problems.append(f"row {line}: {item.detail}")
             continue
         waiting.append(item)
         if len(waiting) == BATCH:
-            found.asked += len(ask(store, waiting, source=source))
+            found.asked += len(ask(store, waiting, source=source, by=by))
             waiting.clear()
     if waiting:
-        found.asked += len(ask(store, waiting, source=source))
+        found.asked += len(ask(store, waiting, source=source, by=by))
     if not found.asked:
         raise InputError(f"none of the {found.rows} rows is a question; {(found.problems or ['the file is empty'])[0]}")
     return found
 
 
-def _item(row: Mapping[str, Any], kind: str, overlap: int) -> Item | Reject:
+def _item(row: Mapping[str, Any], kind: str, overlap: int, most: int | None) -> Item | Reject:
     wrong = defect(row)
     if wrong is not None:
         return wrong
@@ -80,16 +82,19 @@ def _item(row: Mapping[str, Any], kind: str, overlap: int) -> Item | Reject:
         return Reject("completions", f"a {wanted} needs {low} to {high} completions, got {len(texts)}")
     if len(set(texts)) != len(texts):
         return Reject("identical", "two of its completions are the same text")
-    return _built(wanted, prompt, texts, overlap, row)
+    return _built(wanted, prompt, texts, overlap, most, row)
 
 
-def _built(kind: str, prompt: Messages, texts: list[str], overlap: int, row: Mapping[str, Any]) -> Item:
+def _built(
+    kind: str, prompt: Messages, texts: list[str], overlap: int, most: int | None, row: Mapping[str, Any]
+) -> Item:
     sensitive = row.get("sensitive")
     return Item(
         kind=kind,
         prompt=prompt,
         candidates=texts,
         overlap=overlap,
+        most=most,
         sensitive=sensitive[:64] if isinstance(sensitive, str) and sensitive.strip() else None,
         columns={"subset": row["subset"]} if isinstance(row.get("subset"), str) else {},
     )

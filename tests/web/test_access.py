@@ -15,7 +15,14 @@ from prefloop.web.access import Access, Public, api_routes, check_every_route, c
 from tests.web.crew import browser, machine, person
 
 SOMEBODY = "person:0000000000000000"
-FILLED = {"{secret}": "x" * 30, "{answer}": "0" * 24, "{question}": "0" * 24, "{annotator}": SOMEBODY, "{token}": "t1"}
+FILLED = {
+    "{secret}": "x" * 30,
+    "{answer}": "0" * 24,
+    "{question}": "0" * 24,
+    "{annotator}": SOMEBODY,
+    "{token}": "t1",
+    "{webhook}": "w1",
+}
 PUBLIC = {
     ("GET", "/"), ("GET", "/healthz"), ("GET", "/login"), ("POST", "/login"), ("GET", "/invitations/{secret}"),
     ("POST", "/invitations/{secret}"), ("GET", "/openapi.json"),
@@ -38,6 +45,8 @@ EXPECTED = {
     ("POST", "/lead/people/{annotator}/reset"): "admin",
     ("POST", "/lead/people/{annotator}/active"): "admin",
     ("POST", "/lead/tokens"): "admin",
+    ("POST", "/lead/webhooks"): "admin",
+    ("POST", "/lead/queue"): "admin lead",
     ("POST", "/lead/tokens/{token}/revoke"): "admin",
 }
 """Written down a second time on purpose: loosening a rule has to be done twice."""

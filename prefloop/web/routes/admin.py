@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from prefloop.errors import InputError
+from prefloop.store.outbox import add_webhook, end_webhook, list_webhooks, undelivered
 from prefloop.store.people import (
     ROLES,
     Role,
@@ -53,7 +54,13 @@ def people_page(request: Request, who: LeadPage) -> Response:
     return _people(request, who.roles)
 
 
-def _people(request: Request, roles: frozenset[Role], link: str | None = None, token: str | None = None) -> Response:
+def _people(
+    request: Request,
+    roles: frozenset[Role],
+    link: str | None = None,
+    token: str | None = None,
+    secret: str | None = None,
+) -> Response:
     store = state_of(request).store
     everybody = people(store)
     return page(
@@ -66,6 +73,9 @@ def _people(request: Request, roles: frozenset[Role], link: str | None = None, t
         admin="admin" in roles,
         link=link,
         token=token,
+        secret=secret,
+        webhooks=[one for one in list_webhooks(store) if one.active],
+        undelivered=undelivered(store),
         tokens=[one for one in tokens(store) if one.revoked_at is None],
     )
 
@@ -126,6 +136,20 @@ def revoke(request: Request, who: AdminPage, token: Identity) -> Response:
     revoke_token(state.store, token, by=who.annotator)
     state.token_owners.clear()
     return see("/lead/people", "revoked")
+
+
+@router.post("/lead/webhooks")
+def new_webhook(request: Request, who: AdminPage, form: Form) -> Response:
+    """An address that is told of finished questions; its secret is shown once."""
+    made = add_webhook(state_of(request).store, text_of(form, "url", 2000), by=who.annotator)
+    return _people(request, who.roles, secret=made.secret)
+
+
+@router.post("/lead/webhooks/{webhook}/end")
+def no_webhook(request: Request, who: AdminPage, webhook: Identity) -> Response:
+    """Tell that address nothing more."""
+    end_webhook(state_of(request).store, webhook, by=who.annotator)
+    return see("/lead/people", "saved")
 
 
 def schema_of(request: Request) -> dict[str, Any]:

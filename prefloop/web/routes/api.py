@@ -66,6 +66,7 @@ class ItemBody(Body):
     prompt: str | list[Turn] = Field(min_length=1)
     candidates: list[str] = Field(default_factory=list, max_length=26)
     overlap: int = Field(1, ge=1, le=1000)
+    most: int | None = Field(None, ge=1, le=1000)
     priority: int = Field(0, ge=-1_000_000, le=1_000_000)
     sensitive: str | None = Field(None, min_length=1, max_length=64)
     audience: list[str] = Field(default_factory=list, max_length=1000)
@@ -227,6 +228,7 @@ async def questions(request: Request, who: LeadApi) -> Response:
             else [Message(role=t.role, content=t.content) for t in item.prompt],
             candidates=item.candidates,
             overlap=item.overlap,
+            most=item.most,
             priority=item.priority,
             sensitive=item.sensitive,
             audience=item.audience,

@@ -18,6 +18,7 @@ from prefloop.records import QUESTION_KINDS, QuestionKind
 from prefloop.snapshots.answer_rows import IMPORT_KINDS
 from prefloop.snapshots.export import FORMATS, export
 from prefloop.snapshots.importing import import_file
+from prefloop.store.asking import queue_options, set_queue_options
 from prefloop.store.backup import record_file
 from prefloop.store.feedback import AnswerRow, add_guideline, answers, counts
 from prefloop.store.privacy import NOT_COVERED, without_consent
@@ -99,7 +100,7 @@ def import_page(request: Request, who: LeadPage) -> Response:
 
 
 def _import(request: Request, status: int = 200, **said: Any) -> Response:
-    given = {"wrong": None, "result": None, "pasted": ""} | said
+    given = {"wrong": None, "result": None, "pasted": "", "queue": queue_options(state_of(request).store)} | said
     return page(
         request,
         "import.html",
@@ -126,6 +127,7 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
         if kind != "auto" and kind not in QUESTION_KINDS:
             raise InputError(f"kind must be auto or one of {', '.join(QUESTION_KINDS)}, got {kind!r}")
         overlap = whole_number(form, "overlap", 1, 1000, 2)
+        most = whole_number(form, "most", 0, 1000, 0) or None
         with temporary_folder() as name:
             folder = FilePath(name)
             if upload is not None:
@@ -136,7 +138,7 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
                 raise InputError("choose a file, or paste some rows")
             named = source or (FilePath(upload.filename or "").name[:200] if upload else "pasted")
             if what == "questions":
-                result = take_questions(state.store, file, kind, overlap, named)
+                result = take_questions(state.store, file, kind, overlap, named, most=most, by=who.annotator)
                 words = f"{result.asked:,} of {result.rows:,} rows are questions now."
                 problems = result.problems
             else:
@@ -147,6 +149,14 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
         return _import(request, 422, wrong=str(error).replace(tempfile.gettempdir(), ""), pasted=pasted)
     state.figures.clear()
     return _import(request, result=words, problems=problems)
+
+
+@router.post("/lead/queue")
+def queue(request: Request, who: LeadPage, form: Form) -> Response:
+    """How questions are handed out: the share that is gold, and the share that comes again, swapped."""
+    changes = {name: whole_number(form, name, 0, 100, 0) / 100 for name in ("gold_share", "repeat_share")}
+    set_queue_options(state_of(request).store, by=who.annotator, **changes)
+    return see("/lead/import", "saved")
 
 
 @router.get("/lead/agreement")
