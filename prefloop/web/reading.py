@@ -302,14 +302,15 @@ def answered_together(
         answers.c.repeat_of.is_(None),
         ~sa.exists().where(newer.c.replaces == answers.c.id),
     )
+    # One walk over the index of (question, annotator); asked per question it would be a look-up for each of them all.
+    several = (
+        sa.select(answers.c.question_id)
+        .group_by(answers.c.question_id)
+        .having(sa.func.count(sa.distinct(answers.c.annotator_id)) > 1)
+    )
     query = (
         sa.select(questions.c.number, questions.c.id, questions.c.kind)
-        .where(
-            sa.select(sa.func.count(sa.distinct(answers.c.annotator_id)))
-            .where(answers.c.question_id == questions.c.id, stands)
-            .scalar_subquery()
-            > 1
-        )
+        .where(questions.c.id.in_(several))
         .order_by(questions.c.number.desc())
         .limit(limit)
     )
@@ -333,7 +334,7 @@ def answered_together(
     result = []
     for row in asked:
         own = [rows[one] for one in by_question[row.id] if one in rows]
-        if own:
+        if own:  # one of two may be late, skipped or erased: then nothing is in dispute, and it is shown as agreed
             result.append(Disputed(row.id, row.number, row.kind, own[0].messages, own, row.id in settled))
     return result
 
