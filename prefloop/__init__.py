@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         revoke_token,
         verify_audit_log,
     )
+    from prefloop.workflows.quality import measure_quality
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
     from prefloop.workflows.sampling import sample
@@ -39,6 +40,7 @@ _HOME = {
     "import_data": "data",
     "export": "data",
     "label": "data",
+    "measure_quality": "quality",
     "snapshot": "data",
     "report": "report",
     "lineage": "lineage",
@@ -70,6 +72,7 @@ __all__ = [
     "export",
     "sample",
     "label",
+    "measure_quality",
     "snapshot",
     "train",
     "train_methods",

@@ -32,6 +32,7 @@ from prefloop.cli import (
     label,
     lineage,
     loop,
+    quality,
     report,
     restore,
     runs,
@@ -52,8 +53,8 @@ INTERRUPTED = 130
 """What a shell gives a process that Ctrl-C ended, and what Typer returns for it."""
 
 VERBS = (
-    init, demo, import_, export, sample, label, snapshot, train, evaluate, report, lineage, chat, runs, doctor, loop,
-    token, audit_log, erase, backup, restore,
+    init, demo, import_, export, sample, label, quality, snapshot, train, evaluate, report, lineage, chat, runs,
+    doctor, loop, token, audit_log, erase, backup, restore,
 )  # fmt: skip
 
 app = typer.Typer(

@@ -34,6 +34,9 @@ def register(app: typer.Typer) -> None:
         max_dropped: Annotated[
             float, typer.Option("--max-dropped", min=0.0, max=1.0, help="Stop when a larger share would be dropped.")
         ] = 0.05,
+        consensus: Annotated[
+            str, typer.Option("--consensus", metavar="RULE", help="weighted, majority or davidson.")
+        ] = "weighted",
         seed: SeedOption = 0,
         workspace: WorkspaceOption = None,
     ) -> Answer:
@@ -51,6 +54,7 @@ def register(app: typer.Typer) -> None:
             min_answers=min_answers,
             max_dropped=max_dropped,
             seed=seed,
+            consensus=consensus,
             workspace=workspace,
         )
         value = result.as_dict()

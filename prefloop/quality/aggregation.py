@@ -1,7 +1,7 @@
 """What several answers to one comparison say together, and how far people agree.
 
-Kept simple on purpose: the share of votes, each vote alike. Models of the annotators (Dawid-Skene, Davidson with
-ties) go beside this and give the same `Consensus`.
+Kept simple on purpose: the share of votes, each at its annotator's weight. Models of the annotators (davidson.py,
+dawid_skene.py) stand beside this.
 
 Two numbers come out, because they answer two questions. `label` is the plain share of votes for the first candidate,
 ties counting half: what a loss is trained on, so that one lone answer is a hard label. `low` and `high` bound
@@ -31,7 +31,8 @@ class Consensus:
     label: float | None
     """Share of the votes for `a`, ties counting half, 0..1; None when nobody voted."""
     weight: float
-    """Share of this question in a loss: 1 however many voted, 0 when nobody did. More votes sharpen the label."""
+    """Share of this question in a loss: the largest weight of those who voted, so 1 however many they are; 0 when
+    nobody did. More votes sharpen the label."""
     n: int
     """Votes: answers of a, b or tie."""
     mean: float
@@ -51,12 +52,15 @@ class Consensus:
         return self.label == 0.5
 
 
-def comparison_consensus(answers: Iterable[tuple[str, str, int | None]]) -> Consensus:
+def comparison_consensus(
+    answers: Iterable[tuple[str, str, int | None]], weights: Mapping[str, float] | None = None
+) -> Consensus:
     """The consensus of one question from its answers (annotator, choice in stored order, strength or None).
 
     Each annotator has one vote: where one appears twice (a correction), the last answer counts. The votes a, b and
     tie make the label; both_bad and unsure are counted but do not vote. The posterior is
-    Beta(1 + a + tie/2, 1 + b + tie/2).
+    Beta(1 + a + tie/2, 1 + b + tie/2). weights: annotator -> what a vote of theirs counts, above 0 and at most 1;
+    1 for those who are not named.
 
     Raises InputError for a choice that does not exist.
     """
@@ -66,15 +70,17 @@ def comparison_consensus(answers: Iterable[tuple[str, str, int | None]]) -> Cons
     if unknown:
         raise InputError(f"unknown choice {unknown[0]!r}; a comparison is answered with a, b, tie, both_bad or unsure")
     n = sum(counts[choice] for choice in VOTES)
-    wins = sum(counts[choice] * share for choice, share in VOTES.items())
-    label = wins / n if n else None
-    alpha, beta = 1.0 + wins, 1.0 + n - wins
+    worth = [(VOTES[choice], (weights or {}).get(who, 1.0)) for who, (choice, _) in last.items() if choice in VOTES]
+    total = sum(weight for _, weight in worth)
+    wins = sum(share * weight for share, weight in worth)
+    label = wins / total if total else None
+    alpha, beta = 1.0 + wins, 1.0 + total - wins
     low, high = beta_quantile(0.05, alpha, beta), beta_quantile(0.95, alpha, beta)
     winner = None if label is None or label == 0.5 else ("a" if label > 0.5 else "b")
     strengths = [s for choice, s in last.values() if choice == winner and s is not None]
     return Consensus(
         label=label,
-        weight=1.0 if n else 0.0,
+        weight=max((weight for _, weight in worth), default=0.0),
         n=n,
         mean=alpha / (alpha + beta),
         low=low,

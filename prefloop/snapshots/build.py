@@ -17,14 +17,17 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from prefloop.artifacts.folder import Artifact, write_artifact
 from prefloop.errors import InputError, RunError
 from prefloop.quality.aggregation import VOTES, Consensus, comparison_consensus, pairwise_agreement
+from prefloop.quality.assessment import ItemConsensus, consensus_of, standings_of
+from prefloop.quality.evidence import gather, pair_item
 from prefloop.records import Ledger, canonical_json, content_hash, prompt_id, split_of
+from prefloop.settings import check_choice
 from prefloop.snapshots.rows import Progress
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers
@@ -37,6 +40,11 @@ RESERVED = frozenset(PAIR_COLUMNS | COMMON_COLUMNS | {"completion"})
 ASIDE = {"both_bad": "both bad", "unsure": "unsure", "skip": "skipped", "late": "late"}
 """Answers that are no votes -> the reason in the ledger when there is nothing else about a pair."""
 PEOPLE = ("people", "imported")
+CONSENSUS = {
+    "weighted": "the share of votes, each at the weight that findings leave its annotator",
+    "majority": "the share of votes, each alike",
+    "davidson": "the probability that a reliable person prefers it, from a model of annotators and ties",
+}
 
 
 @dataclass(frozen=True)
@@ -69,18 +77,21 @@ def build_snapshot(
     min_answers: int = 1,
     max_dropped: float = 0.05,
     seed: int = 0,
+    consensus: str = "weighted",
     progress: Progress | None = None,
 ) -> SnapshotResult:
     """Freeze the consensus of all answers of one kind (of one round, if given) as a snapshot artifact.
 
     kind: "comparisons" or "demonstrations". test_share: share of the prompts, 0 <= share < 1. min_answers: votes that
     a pair needs. seed: orders the rows, so that the first N of them are a fair sample; it does not touch the split.
+    consensus: one of CONSENSUS. Under "weighted" and "davidson" a row's weight is the largest of its annotators'.
 
     The rules for a pair: the same two completions of a prompt are one row, however often and in whichever order they
     were asked about; a tie stays, with label 0.5 and the note "tie" (a measure of accuracy leaves it out); where
-    people voted, machines' votes on that pair are set aside. A pair that nobody voted on is dropped as "both bad",
-    "unsure", "skipped" or "late", one with fewer votes than min_answers as "too few answers", one whose text is gone
-    as "erased": none of these are defects. Defects, held against max_dropped, are "identical" and "empty".
+    people voted, machines' votes on that pair are set aside; an adjudication stands alone, whatever the votes were. A
+    pair that nobody voted on is dropped as "both bad", "unsure", "skipped" or "late", one with fewer votes than
+    min_answers as "too few answers", one whose text is gone as "erased": none of these are defects. Defects, held
+    against max_dropped, are "identical" and "empty".
 
     Raises InputError for an unknown kind or when there are no such answers, RunError when more than max_dropped of the
     rows are defective or the disk is full; then nothing is written.
@@ -89,8 +100,10 @@ def build_snapshot(
         raise InputError(f"a snapshot is made as {' or '.join(KINDS)}, got {kind!r}")
     if not 0.0 <= test_share < 1.0 or min_answers < 1:
         raise InputError(f"test_share must be in [0, 1) and min_answers at least 1, got {test_share} and {min_answers}")
+    check_choice("consensus", consensus, tuple(CONSENSUS))
+    worth = _Worth.of(store, consensus)
     with tempfile.TemporaryFile() as texts:
-        draft = _Draft(kind, test_share, min_answers, texts)
+        draft = _Draft(kind, test_share, min_answers, texts, worth)
         for number, answer in enumerate(answers(store, kind=KINDS[kind], round=round), 1):
             draft.add(answer)
             if progress is not None and number % 1000 == 0:
@@ -116,13 +129,14 @@ def build_snapshot(
                 "min_answers": min_answers,
                 "max_dropped": max_dropped,
                 "split": "by the first user turn of the prompt",
+                "consensus": consensus,
                 "votes": "one per annotator and pair; where people voted, machines do not",
                 "ties": "kept, label 0.5",
             },
             parents=[],
             seeds={"order": seed},
             metrics={"rows": len(rows), **_counts(rows)},
-            extra={"ledger": draft.ledger.as_dict(), **_origin(rows)},
+            extra={"ledger": draft.ledger.as_dict(), **_origin(rows), **worth.lowered(rows)},
         )
     return SnapshotResult(artifact, len(rows), artifact.hash, draft.ledger)
 
@@ -162,6 +176,8 @@ class _Said:
     what: str
     """a or b (in the entry's order), tie, both_bad, unsure, skip, late; or text, for a demonstration."""
     strength: int | None
+    settles: bool
+    """An adjudication."""
 
     @property
     def voter(self) -> str:
@@ -178,6 +194,9 @@ class _Entry:
     split: str
     source: str | None
     licence: str | None
+    item: str | None = None
+    """Of the pair, as quality/ names it."""
+    item_swapped: bool = False
     said: list[_Said] = field(default_factory=list)
 
 
@@ -188,12 +207,52 @@ class _Row:
     used: list[_Said]
     consensus: Consensus | None
     """None for a demonstration."""
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Worth:
+    """What each annotator's answers are worth, and what a model makes of each pair."""
+
+    weights: dict[str, float]
+    """Those below 1."""
+    pairs: dict[str, ItemConsensus]
+
+    @classmethod
+    def of(cls, store: Store, consensus: str) -> _Worth:
+        """From every answer in the store, of every round: the more is known of somebody, the better."""
+        if consensus == "majority":
+            return cls({}, {})
+        judgements = gather(store)
+        weights = {one.id: one.weight for one in standings_of(judgements) if one.weight < 1}
+        if consensus == "weighted":
+            return cls(weights, {})
+        people = {atom.item for one in judgements if one.person for atom in one.atoms}
+        used = [one for one in judgements if one.person or not any(atom.item in people for atom in one.atoms)]
+        return cls(weights, consensus_of(used, weights))
+
+    def weight(self, used: Sequence[_Said]) -> float:
+        return max((self.weights.get(said.annotator, 1.0) for said in used), default=1.0)
+
+    def modelled(self, entry: _Entry, votes: Consensus) -> Consensus:
+        """The consensus of the votes with its label from the model, where there is one of this pair."""
+        pair = None if entry.item is None else self.pairs.get(entry.item)
+        if pair is None or pair.preferred is None:
+            return votes
+        label = 1 - pair.preferred if entry.item_swapped else pair.preferred
+        return replace(votes, label=label, uncertain=pair.uncertain)
+
+    def lowered(self, rows: Sequence[_Row]) -> dict[str, Any]:
+        """Whose weight findings lowered, for the manifest."""
+        used = {said.annotator for row in rows for said in row.used}
+        return {"weights": {who: round(w, 4) for who, w in sorted(self.weights.items()) if who in used}}
 
 
 class _Draft:
     """Collects answers: by pair for comparisons, one by one for demonstrations."""
 
-    def __init__(self, kind: str, test_share: float, min_answers: int, texts: IO[bytes]) -> None:
+    def __init__(self, kind: str, test_share: float, min_answers: int, texts: IO[bytes], worth: _Worth) -> None:
+        self.worth = worth
         self.kind = kind
         self.test_share = test_share
         self.min_answers = min_answers
@@ -211,12 +270,15 @@ class _Draft:
             key = _digest(prompt_id(answer.messages or []), *sorted(map(str, written)))
             swapped = self.first_order.setdefault(key, order) != order
         if key not in self.entries:
+            item, item_swapped = pair_item(answer.messages or [], *map(str, written)) if pair else (None, False)
             self.entries[key] = _Entry(
                 at=self.texts.tell(),
                 defect=_defect(answer, written),
                 split=split_of(answer.messages or [], self.test_share),
                 source=answer.source,
                 licence=answer.licence,
+                item=item,
+                item_swapped=item_swapped,
             )
             kept = {"prompt": answer.messages, "texts": written, "columns": answer.columns, "answer": answer.id}
             self.texts.write(canonical_json(kept).encode("utf-8") + b"\n")
@@ -224,7 +286,14 @@ class _Draft:
         if swapped:
             what = {"a": "b", "b": "a"}.get(what, what)
         self.entries[key].said.append(
-            _Said(answer.id, answer.annotator, answer.question_id, what, answer.value.get("strength"))
+            _Said(
+                answer.id,
+                answer.annotator,
+                answer.question_id,
+                what,
+                answer.value.get("strength"),
+                answer.adjudication,
+            )
         )
 
     def rows(self) -> list[_Row]:
@@ -241,23 +310,28 @@ class _Draft:
                 )
             else:
                 used = self._used(entry, votes)
-                consensus = (
-                    comparison_consensus((s.voter, s.what, s.strength) for s in used)
-                    if self.kind == "comparisons"
-                    else None
-                )
+                consensus = self._consensus(entry, used) if self.kind == "comparisons" else None
                 if consensus is not None and consensus.n < self.min_answers:
                     self.ledger.drop("too few answers")
                     continue
                 if consensus is not None and consensus.tie:
                     self.ledger.note("tie")
-                result.append(_Row(key, entry, used, consensus))
+                result.append(_Row(key, entry, used, consensus, self.worth.weight(used)))
         return result
+
+    def _consensus(self, entry: _Entry, used: Sequence[_Said]) -> Consensus:
+        weights = {said.voter: self.worth.weights.get(said.annotator, 1.0) for said in used}
+        votes = comparison_consensus(((s.voter, s.what, s.strength) for s in used), weights)
+        return votes if any(said.settles for said in used) else self.worth.modelled(entry, votes)
 
     def _used(self, entry: _Entry, votes: list[_Said]) -> list[_Said]:
         for said in entry.said:
             if said.what in ASIDE:
                 self.ledger.note(f"answer set aside: {ASIDE[said.what]}")
+        settled = [said for said in votes if said.settles]
+        if settled:
+            self.ledger.note("answer set aside: adjudicated", len(votes) - 1)
+            return settled[-1:]
         people = [said for said in votes if annotator_kind(said.annotator) in PEOPLE]
         if people and len(people) < len(votes):
             self.ledger.note("answer set aside: a machine's beside people's", len(votes) - len(people))
@@ -290,7 +364,7 @@ def _as_columns(row: _Row, kept: dict[str, Any]) -> dict[str, Any]:
     weight = given.get("weight")
     common = {
         "prompt": kept["prompt"],
-        "weight": 1.0 if weight is None else weight,
+        "weight": row.weight * (1.0 if weight is None else weight),
         "question": min(said.question for said in row.used),
         "answers": sorted(said.id for said in row.used),
         "annotators": sorted({said.annotator for said in row.used}),

@@ -20,6 +20,7 @@ from prefloop.snapshots.answer_rows import (
     is_transcript,
     parse_answer,
 )
+from prefloop.snapshots.crowds import import_rows
 from prefloop.snapshots.formats import Repeats, nothing_usable
 from prefloop.snapshots.rows import Progress, Reject, check_packed, read_rows, row_text
 from prefloop.store.database import Store
@@ -65,6 +66,7 @@ def import_file(
 ) -> ImportResult:
     """Import every good row of a file or hub dataset as `kind` (answer_rows.IMPORT_KINDS; its columns stand there).
 
+    A row of a published crowd (crowds.py) is one row per vote, each with its annotator, and counts as so many.
     `source_name` and `licence` go with every answer; by default the source is the file's name (or the hub id). Rows
     that are Anthropic's raw transcripts are recognised and get "anthropics/hh-rlhf" and "MIT". Rejected rows are
     written to `rejects_dir/<name>.rejects.jsonl` as {line, reason, detail, row}. A row that repeats an earlier one of
@@ -89,7 +91,7 @@ def import_file(
             ledger.drop(problem.reason)
             rejects.write(line, problem, row)
 
-        for line, row in read_rows(source, progress):
+        for line, row in (import_rows if kind == "comparisons" else read_rows)(source, progress):
             ledger.seen()
             known = is_transcript(row)
             item = (

@@ -101,12 +101,14 @@ def snapshot(
     min_answers: int = 1,
     max_dropped: float = 0.05,
     seed: int = 0,
+    consensus: str = "weighted",
     workspace: Place = None,
 ) -> SnapshotResult:
     """Freeze the consensus of the answers into a data set that training reads.
 
     `test_share` is the share of prompts held back (default: the workspace's); `round` keeps one round's answers only; a
-    pair needs `min_answers` votes.
+    pair needs `min_answers` votes. `consensus` is "weighted" (votes at the weight that findings leave their
+    annotators), "majority" (all votes alike) or "davidson" (a model of annotators and ties); see docs/quality.md.
     Raises RunError when a larger share than `max_dropped` of the questions would be dropped.
     """
     from prefloop.snapshots.build import KINDS, build_snapshot
@@ -124,6 +126,7 @@ def snapshot(
             min_answers=min_answers,
             max_dropped=max_dropped,
             seed=seed,
+            consensus=consensus,
         )
 
 

@@ -37,6 +37,8 @@ from prefloop.workflows.stages import Stages
 from prefloop.workflows.training import train
 
 PEOPLE = "simulated:panel"
+CONSENSUS = "majority"
+"""Every vote alike: the simulated people's biases are the demonstration's, and a finding would only name them."""
 DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 340
 FRESH = 300
@@ -88,7 +90,11 @@ def demo(
     )
     demonstrations = stages.do(
         "snapshot of the demonstrations",
-        lambda: str(snapshot("demonstrations", name="demonstrations", seed=seed, workspace=place).artifact.path),
+        lambda: str(
+            snapshot(
+                "demonstrations", name="demonstrations", seed=seed, consensus=CONSENSUS, workspace=place
+            ).artifact.path
+        ),
     )
 
     def trained(method: str, name: str, policy: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +109,7 @@ def demo(
         overlap=2,
         max_new_tokens=ANSWER_TOKENS,
         by=PEOPLE,
+        consensus=CONSENSUS,
         seed=seed,
         reward_model=REWARD_MODEL,
         train=PPO,

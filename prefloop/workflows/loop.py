@@ -41,6 +41,8 @@ class LoopConfig:
     """How many annotators answer each comparison."""
     by: str = "people"
     """Who answers: `people` (the loop stops until they have), or `simulated:PROFILE`, `simulated:panel`."""
+    consensus: str = "weighted"
+    """How answers become labels: `weighted`, `majority` or `davidson`, as in `prefloop snapshot`."""
     method: Literal["ppo", "dpo"] = "ppo"
     """How the policy is trained."""
     seed: int = 0
@@ -109,7 +111,10 @@ def one_round(
     )
     answered = stages.do(f"{name}: people answer", lambda: _answered(config, number, questions, place))
     frozen = stages.do(
-        f"{name}: snapshot", lambda: str(snapshot("comparisons", name=f"round-{number}", workspace=place).artifact.path)
+        f"{name}: snapshot",
+        lambda: str(
+            snapshot("comparisons", name=f"round-{number}", consensus=config.consensus, workspace=place).artifact.path
+        ),
     )
     rewarder = stages.do(
         f"{name}: reward model",

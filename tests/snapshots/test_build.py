@@ -278,3 +278,41 @@ def test_anthropics_file_from_import_to_training_data(store: Store, data_dir: Pa
     assert {(c.label, c.weight, c.columns["source"], c.columns["licence"]) for c in train} == {
         (1.0, 1.0, "anthropics/hh-rlhf", "MIT")
     }
+
+
+def carelessly(n: int) -> list[dict[str, Any]]:
+    """Three people with gold all right, and one who gets it all wrong; texts in an order of their own."""
+    items = []
+    for i in range(n):
+        right = "ab"[i * 7 % 3 % 2]
+        for who in ("ann", "bo", "cy", "wrong"):
+            said_ = {"a": "b", "b": "a"}[right] if who == "wrong" else right
+            gold = {"gold": right} if i < 12 else {}
+            items.append(said(who, f"x{i}", f"y{i}", said_, f"question {i}", columns=gold))
+    return items
+
+
+def test_findings_lower_a_weight_and_majority_counts_alike(store: Store, tmp_path: Path) -> None:
+    lone = said("wrong", "x", "y", "a", "nobody else saw this")
+    weighted, _ = built(store, tmp_path, *carelessly(30), lone)
+    alike = list(snapshot_rows(build_snapshot(store, tmp_path, consensus="majority").artifact.path))
+    modelled = list(snapshot_rows(build_snapshot(store, tmp_path, consensus="davidson").artifact.path))
+    by = [
+        {row["prompt"][0]["content"]: row for row in rows if row["prompt"][0]["content"] != "nobody else saw this"}
+        for rows in (weighted, alike, modelled)
+    ]
+    assert {row["label"] for row in by[1].values()} == {0.75}
+    assert {round(row["label"], 6) for row in by[0].values()} == {round(3 / 3.1, 6)}
+    assert {row["weight"] for rows in by for row in rows.values()} == {1.0}
+    assert all(0.6 < row["label"] < 1 for row in by[2].values())
+    [low] = [row for row in weighted if row["prompt"][0]["content"] == "nobody else saw this"]
+    assert (low["label"], low["weight"]) == (1.0, 0.1)
+    [full] = [row for row in alike if row["prompt"][0]["content"] == "nobody else saw this"]
+    assert full["weight"] == 1.0
+
+
+def test_without_findings_weighted_and_majority_are_the_same_bytes(store: Store, tmp_path: Path) -> None:
+    import_answers(store, [item for item in carelessly(20) if item["annotator"] != "wrong"])
+    assert build_snapshot(store, tmp_path).hash == build_snapshot(store, tmp_path, consensus="majority").hash
+    with pytest.raises(InputError, match="davidson"):
+        build_snapshot(store, tmp_path, consensus="davids")
