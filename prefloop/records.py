@@ -99,7 +99,18 @@ class Demonstration:
 
 
 EXPECTED_DROPS = frozenset(
-    {"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late", "erased", "no consent"}
+    {
+        "duplicate",
+        "other split",
+        "both bad",
+        "unsure",
+        "skipped",
+        "too few answers",
+        "late",
+        "erased",
+        "no consent",
+        "no answer",
+    }
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""
 

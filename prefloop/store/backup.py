@@ -76,8 +76,8 @@ def restore(url: str, path: str | Path, *, by: str = OPERATOR) -> dict[str, Any]
     the audit log's `head`.
 
     Raises InputError when `path` is no such copy or of a newer prefloop, RunError when another process writes
-    to the database all the while, when the copy is damaged, or when pg_restore is missing or fails. Then the database is
-    as it was.
+    to the database all the while, when the copy is damaged, or when pg_restore is missing or fails. Then the database
+    is as it was.
     """
     path = Path(path).absolute()
     if not path.is_file():
