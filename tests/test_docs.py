@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 VERBS = [command.name for command in app.registered_commands if command.name]
 ARROWS = ["questions", "import", "store", "snapshots", "reward_model", "training", "sampling", "evaluation", "report"]
-ARROWS += ["lineage", "loop", "demo", "workspace", "cli", "settings", "python", "own", "resume"]
+ARROWS += ["lineage", "loop", "demo", "workspace", "cli", "settings", "python", "own", "resume", "quality"]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(python|sh) test\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
