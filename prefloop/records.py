@@ -43,9 +43,12 @@ def as_messages(prompt: str | Sequence[Message]) -> Messages:
     return [{"role": str(m["role"]), "content": str(m["content"])} for m in prompt]
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN. What is hashed is always this."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def content_hash(value: Any) -> str:
@@ -96,7 +99,18 @@ class Demonstration:
 
 
 EXPECTED_DROPS = frozenset(
-    {"duplicate", "other split", "both bad", "unsure", "skipped", "too few answers", "late", "erased", "no consent"}
+    {
+        "duplicate",
+        "other split",
+        "both bad",
+        "unsure",
+        "skipped",
+        "too few answers",
+        "late",
+        "erased",
+        "no consent",
+        "no answer",
+    }
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""
 

@@ -14,8 +14,8 @@ from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import MANIFEST, Artifact, list_artifacts
 
 
-def bury(artifact: Artifact, *, at: str, reason: str) -> None:
-    """Remove the payload of an artifact and say so in its manifest; `at` is when (UTC, ISO 8601)."""
+def bury(artifact: Artifact, *, at: str, subject: str, reason: str) -> None:
+    """Remove the payload of an artifact and say so in its manifest; `at` is when (UTC, ISO 8601), `subject` an id."""
     for path in artifact.path.iterdir():
         if path.name == MANIFEST:
             continue
@@ -25,7 +25,7 @@ def bury(artifact: Artifact, *, at: str, reason: str) -> None:
             path.unlink()
     kept = {"kind", "name", "hash", "created", "code", "seeds", "parents", "files", "erased_parents"}
     manifest = {key: value for key, value in artifact.manifest.items() if key in kept}
-    write_json(artifact.path / MANIFEST, manifest | {"erased": {"at": at, "reason": reason}})
+    write_json(artifact.path / MANIFEST, manifest | {"erased": {"at": at, "subject": subject, "reason": reason}})
 
 
 def descendants(root: Path, hashes: Iterable[str]) -> list[Artifact]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from prefloop.snapshots.answer_rows import (
 )
 from prefloop.snapshots.crowds import import_rows
 from prefloop.snapshots.formats import Repeats, nothing_usable
+from prefloop.snapshots.labelling_tools import tool_of, unfold
 from prefloop.snapshots.rows import Progress, Reject, check_packed, read_rows, row_text
 from prefloop.store.database import Store
 from prefloop.store.feedback import add_prompts, import_answers
@@ -66,7 +67,8 @@ def import_file(
 ) -> ImportResult:
     """Import every good row of a file or hub dataset as `kind` (answer_rows.IMPORT_KINDS; its columns stand there).
 
-    A row of a published crowd (crowds.py) is one row per vote, each with its annotator, and counts as so many.
+    A row of a published crowd (crowds.py) or a record of Argilla or Label Studio (labelling_tools.py) is one row per
+    answer, each with its annotator, and counts as so many.
     `source_name` and `licence` go with every answer; by default the source is the file's name (or the hub id). Rows
     that are Anthropic's raw transcripts are recognised and get "anthropics/hh-rlhf" and "MIT". Rejected rows are
     written to `rejects_dir/<name>.rejects.jsonl` as {line, reason, detail, row}. A row that repeats an earlier one of
@@ -91,7 +93,7 @@ def import_file(
             ledger.drop(problem.reason)
             rejects.write(line, problem, row)
 
-        for line, row in (import_rows if kind == "comparisons" else read_rows)(source, progress):
+        for line, row in _rows(source, kind, progress):
             ledger.seen()
             known = is_transcript(row)
             item = (
@@ -124,6 +126,15 @@ def import_file(
         rejects_file=rejects.path if ledger.dropped else None,
         ledger=ledger,
     )
+
+
+def _rows(source: str | Path, kind: str, progress: Progress | None) -> Iterator[tuple[int, dict[str, Any] | Reject]]:
+    """The rows of a source; a record of a labelling tool is one row per answer."""
+    for line, row in (import_rows if kind == "comparisons" else read_rows)(source, progress):
+        if isinstance(row, Reject) or tool_of(row) is None:
+            yield line, row
+        else:
+            yield from ((line, one) for one in unfold(row, kind))
 
 
 def _judge_again(item: dict[str, Any], repeats: Repeats) -> dict[str, Any] | Reject:

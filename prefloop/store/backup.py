@@ -75,8 +75,9 @@ def restore(url: str, path: str | Path, *, by: str = OPERATOR) -> dict[str, Any]
     What was erased since the copy was made is erased again. Returns `restored`, `kept`, `answers`, `erased_again` and
     the audit log's `head`.
 
-    Raises InputError when `path` is no such copy or of a newer prefloop, RunError when another process has the
-    database, when it is damaged, or when pg_restore is missing or fails. Then the database is as it was.
+    Raises InputError when `path` is no such copy or of a newer prefloop, RunError when another process writes
+    to the database all the while, when the copy is damaged, or when pg_restore is missing or fails. Then the database
+    is as it was.
     """
     path = Path(path).absolute()
     if not path.is_file():
@@ -176,11 +177,9 @@ def _put_back_sqlite(now: Store, path: Path) -> Path:
             _copy_sqlite(path, draft)
             _check_copy(draft, path)
             _copy_sqlite(database, kept)
+            kept.chmod(0o600)
             now.engine.dispose()
-            draft.replace(database)
-            for suffix in ("-journal", "-wal", "-shm"):
-                database.with_name(database.name + suffix).unlink(missing_ok=True)
-            _sync_folder(database.parent)
+            _copy_into_sqlite(draft, database)
     except OSError as error:
         raise disk_error(error, database) from None
     finally:
@@ -198,12 +197,14 @@ def _check_copy(draft: Path, path: Path) -> None:
     open_store(draft).close()
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _copy_into_sqlite(draft: Path, database: Path) -> None:
+    """Page by page, as one transaction of the database: it is whole afterwards also for who has it open (`serve`)."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with closing(sqlite3.connect(draft)) as source, closing(sqlite3.connect(database, timeout=60)) as target:
+            target.execute("PRAGMA synchronous=FULL")
+            source.backup(target)
+    except sqlite3.Error as error:
+        raise RunError(f"the database cannot be replaced, and stays as it was: {error} ({database})") from None
 
 
 def _check_dump(path: Path) -> None:

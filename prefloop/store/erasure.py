@@ -12,6 +12,7 @@ server's. Ids stay. A prompt's or completion's id is a hash of its content: who 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from prefloop.errors import InputError
+from prefloop.errors import InputError, RunError
 from prefloop.records import content_hash
 from prefloop.store.audit_log import OPERATOR, Entry, append, append_many, audited, roles_commitment
 from prefloop.store.database import Store
@@ -111,6 +112,8 @@ def erase_subject(
             tomb.completions([subject])
         else:
             tomb.answers(answers.c.id == subject)
+        done.answers = list(dict.fromkeys(done.answers))
+        done.completions = list(dict.fromkeys(done.completions))
         if before is not None:
             before(done)
     return done
@@ -148,19 +151,28 @@ def buried(store: Store) -> list[tuple[str, str, str | None]]:
 def scrub(store: Store) -> str:
     """Rewrite the database so that no freed page holds what was erased. Returns what this could not reach, in words."""
     if store.dialect == "sqlite":
-        with store.hold():
-            store.engine.dispose()  # a checkpoint waits for readers of this process otherwise
-            raw = store.engine.raw_connection()
-            try:
-                raw.execute("VACUUM")
-                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                raw.close()
+        _rewrite_sqlite(store)
         return "copies that were made of the database file by other means than prefloop backup"
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in (answers, prompts, completions, annotators, accounts, gold):
             connection.execute(sa.text(f"VACUUM FULL {table.name}"))
     return "the server's write-ahead log and its archives, and copies made by other means than prefloop backup"
+
+
+def _rewrite_sqlite(store: Store) -> None:
+    with store.hold():
+        store.engine.dispose()  # a checkpoint waits for readers of this process otherwise
+        raw = store.engine.raw_connection()
+        try:
+            raw.execute("VACUUM")
+            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            raise RunError(
+                f"everything was erased, but the database file could not be rewritten ({error}), so that freed pages "
+                "may still hold names of what was there; stop the programs that read it, then erase again"
+            ) from None
+        finally:
+            raw.close()
 
 
 class _Tomb:

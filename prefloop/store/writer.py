@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,11 +22,16 @@ from prefloop.errors import PrefloopError, RunError
 from prefloop.store.asking import OverlapPolicy
 from prefloop.store.database import Store
 from prefloop.store.queue import Lease, LeaseRequest, Receipt, Submission, hand_out, take
+from prefloop.store.writer_lock import POLL_SECONDS
 
 T = TypeVar("T")
 
 MAX_BATCH = 256
 """Requests in one transaction at most, so that none waits long for the others' work."""
+
+YIELD_EVERY_SECONDS = 1.0
+"""A busy writer takes SQLite's lock again at once; every so often it waits a moment, so that a verb that is typed while
+`serve` runs gets its turn."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,14 @@ class Writer:
         return job.future
 
     def _work(self) -> None:
-        going_on = True
+        going_on, paused = True, time.monotonic()
         while going_on:
             batch, going_on = self._gather()
             if batch:
                 self._do(batch)
+            if self.store.lock is not None and time.monotonic() - paused > YIELD_EVERY_SECONDS:
+                time.sleep(2 * POLL_SECONDS)
+                paused = time.monotonic()
 
     def _gather(self) -> tuple[list[_Job], bool]:
         """What waits now, at least one request; and whether more may come."""

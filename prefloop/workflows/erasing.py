@@ -88,19 +88,19 @@ class _Sweep:
 
     def clean(self, done: Erased, exported: Iterable[Any]) -> None:
         needles = _needles(done.texts)
-        before = {one.hash for one in self._snapshots(erased=True) if one.erased}
-        emptied = [one for one in self._snapshots() if _holds(one, done)]
-        for one in emptied:
-            bury(one, at=self.at, reason=self.reason)
-            self.snapshots.append(str(one.path))
-        self._exports(exported, {one.hash for one in emptied} | before, needles)
-        self._artifacts(needles)
+        # Those that an earlier attempt emptied, before it was interrupted, count as well.
+        snapshots = list_artifacts(self.place.artifacts, "snapshot", erased=True)
+        emptied = {one.hash for one in snapshots if one.erased and one.manifest["erased"]["subject"] == done.subject}
+        for one in snapshots:
+            if not one.erased and _holds(one, done):
+                bury(one, at=self.at, subject=done.subject, reason=self.reason)
+                self.snapshots.append(str(one.path))
+                emptied.add(one.hash)
+        self._exports(exported, emptied, needles)
+        self._artifacts(done.subject, needles)
         self._rejects(needles)
         self._others(needles)
-        self._descendants({one.hash for one in emptied})
-
-    def _snapshots(self, erased: bool = False) -> list[Artifact]:
-        return list_artifacts(self.place.artifacts, "snapshot", erased=erased)
+        self._descendants(emptied)
 
     def _exports(self, exported: Iterable[Any], snapshots: set[str], needles: list[bytes]) -> None:
         for row in exported:
@@ -115,7 +115,7 @@ class _Sweep:
                 self.exports.append(row.path)
                 self.removed.append(row.number)
 
-    def _artifacts(self, needles: list[bytes]) -> None:
+    def _artifacts(self, subject: str, needles: list[bytes]) -> None:
         """Reports, evaluations, samples: what holds the text is emptied. A model stays, and its files are named."""
         for one in list_artifacts(self.place.artifacts):
             hits = [file for file in _files(one.path) if _found_in(file, needles)]
@@ -124,7 +124,7 @@ class _Sweep:
             if any(next(one.path.rglob(pattern), None) for pattern in WEIGHTS):
                 self.remaining += [str(file) for file in hits]
             else:
-                bury(one, at=self.at, reason=self.reason)
+                bury(one, at=self.at, subject=subject, reason=self.reason)
                 self.artifacts.append(str(one.path))
 
     def _rejects(self, needles: list[bytes]) -> None:
@@ -141,11 +141,8 @@ class _Sweep:
                 self.remaining.append(str(path))
 
     def _descendants(self, emptied: set[str]) -> None:
-        """Also those of earlier erasures that were interrupted before the flag was set."""
-        buried = {one.hash for one in self._snapshots(erased=True) if one.erased} | emptied
         for one in descendants(self.place.artifacts, emptied):
-            behind = buried.intersection(one.parents) or emptied
-            flag(read_manifest(one.path), behind, at=self.at)
+            flag(read_manifest(one.path), emptied.intersection(one.parents) or emptied, at=self.at)
             self.models.append({"kind": one.kind, "name": one.name, "hash": one.hash, "path": str(one.path)})
 
 

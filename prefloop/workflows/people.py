@@ -73,7 +73,7 @@ def restore(path: str | Path, *, workspace: Place = None) -> dict[str, Any]:
     """Put a copy that `backup` made in the place of the store: `restored`, `kept`, `answers`, `erased_again`, `head`.
 
     What was erased since the copy was made is erased again. Raises InputError when `path` is no such copy, RunError
-    when another process (say, `prefloop serve`) has the database.
+    when another process writes to the database all the while.
     """
     return backups.restore(workspace_at(workspace).database_url, path)
 

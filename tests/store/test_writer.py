@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +15,9 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError, RunError
 from prefloop.store.audit_log import verify
-from prefloop.store.database import Store
+from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import answers, counts
-from prefloop.store.people import add_annotator
+from prefloop.store.people import add_annotator, list_annotators
 from prefloop.store.queue import LeaseError, LeaseRequest, Submission
 from prefloop.store.writer import Writer
 from tests.store.test_asking import ask
@@ -97,6 +100,36 @@ def test_a_defect_in_the_queue_hits_one_request_only(store: Store, monkeypatch: 
         assert isinstance(futures[0].exception(), KeyError)
         assert len(futures[1].result()) == 1
     assert counts(store)["slots"]["leased"] == 1
+
+
+BUSY = """
+import sys, threading
+from prefloop.store.database import open_store
+from prefloop.store.writer import Writer
+
+def work(connection):
+    return None
+
+with Writer(open_store(sys.argv[1])) as writer:
+    print("busy", flush=True)
+    while True:
+        [future.result() for future in [writer.submit(work) for _ in range(20)]]
+"""
+
+
+def test_a_verb_gets_its_turn_while_a_busy_server_writes(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "p.db", lock_timeout=20)
+    server = subprocess.Popen([sys.executable, "-c", BUSY, str(tmp_path / "p.db")], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stdout.readline() == "busy\n"
+    for n in range(3):
+        add_annotator(store, f"worker {n}", kind="person")
+    assert server.poll() is None
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    assert len(list_annotators(store)) == 3
+    store.close()
 
 
 def clients(store: Store, n_clients: int, n_questions: int, overlap: int) -> None:
