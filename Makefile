@@ -2,7 +2,8 @@
 # test   the tests; what was skipped and why is printed at the end
 # check  format, lint, types, import layers, and the honesty of the tests
 # prove  the long proofs
-# bench  the demo over three seeds, the runs on real preferences, and the web app; an hour or more on 2 cores
+# bench  the demo over three seeds, the runs on real preferences, the web app, and what answers are worth; an hour or
+#        more on 2 cores
 #
 # Each makes .venv when it is missing, with the exact versions of constraints.txt.
 # PYTHON=python3.12 chooses another interpreter. On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's
@@ -37,6 +38,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.hh
 	$(BIN)/python -m benchmarks.web
+	$(BIN)/python -m benchmarks.worth
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"prefloop needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one: make PYTHON=python3.12")'

@@ -27,7 +27,7 @@ from prefloop.labelers.planted import BAD, OVERLAP, Planted, inverters_panel, pr
 from prefloop.quality.assessment import assess, consensus_of
 from prefloop.records import content_hash
 
-FIRST_SEED = 110_000
+FIRST_SEED = 130_000
 DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")).resolve()
 Detection = dict[str, tuple[int, int]]
 

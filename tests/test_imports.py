@@ -13,19 +13,8 @@ import pytest
 import prefloop
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = [
-    "records",
-    "settings",
-    "artifacts",
-    "store",
-    "quality",
-    "snapshots",
-    "web",
-    "web.routes",
-    "cli.app",
-    "workflows.data",
-    "workflows.quality",
-]
+TORCH_FREE = ["records", "settings", "artifacts", "store", "quality", "snapshots", "cli.app", "workflows.data"]
+TORCH_FREE += ["web", "web.routes", "workflows.quality"]
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -67,20 +56,8 @@ def test_the_layers_hold() -> None:
 
 
 def test_the_public_functions_are_those_of_the_command_line() -> None:
-    verbs = [
-        "init",
-        "demo",
-        "export",
-        "sample",
-        "label",
-        "measure_quality",
-        "snapshot",
-        "train",
-        "evaluate",
-        "report",
-        "lineage",
-    ]
-    verbs += ["chat", "runs", "doctor", "loop", "serve"]
+    verbs = ["init", "demo", "export", "sample", "label", "snapshot", "train", "evaluate", "report", "lineage"]
+    verbs += ["measure_quality", "chat", "runs", "doctor", "loop", "serve"]
     for name in [*verbs, "import_data", "train_methods"]:
         function = getattr(prefloop, name)
         assert callable(function), name

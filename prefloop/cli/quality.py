@@ -42,7 +42,8 @@ def register(app: typer.Typer) -> None:
         """
         import prefloop
 
-        result = prefloop.measure_quality(workspace=workspace, round=round, slices=slices or ("subset", "source"), seed=seed)
+        columns = slices or ("subset", "source")
+        result = prefloop.measure_quality(workspace=workspace, round=round, slices=columns, seed=seed)
         for warning in result["warnings"]:
             log(f"prefloop: warning: {warning}")
         return Answer(result, lambda console: _show(result, console))

@@ -79,6 +79,7 @@ def test_the_interval_is_of_questions_and_not_of_answers() -> None:
     assert narrow.low == pytest.approx(wide.low)
     assert narrow.high == pytest.approx(wide.high)
     share = float(agree.mean())
+    # honest: the normal approximation of 40 draws, against a percentile bootstrap of them
     assert wide.low == pytest.approx(share - 1.96 * (share * (1 - share) / 40) ** 0.5, rel=0.1)
 
 
