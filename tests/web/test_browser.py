@@ -51,7 +51,7 @@ def opened(
     if secret:
         context.add_cookies([{"name": "prefloop", "value": secret, "url": site.url}])
     page, problems = context.new_page(), Problems()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(60_000)  # two busy cores can be slow
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on("console", lambda said: problems.append(f"console: {said.text}") if said.type == "error" else None)
     page.on(
@@ -410,7 +410,7 @@ def test_each_payload_alone_in_each_rendered_field(chromium: Browser, site: Site
         page.goto(f"{site.url}/work")
         if page.locator("[data-cover]").count():
             page.keyboard.press("v")
-        page.click("summary >> nth=0")
+        page.click(".note summary")
         page.fill("#note", payload)
         page.keyboard.press("Escape")
         question = page.get_attribute("#task", "data-question")
