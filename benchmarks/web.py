@@ -79,7 +79,7 @@ def prepared(folder: Path, clients: int, questions: int) -> tuple[list[str], str
     from prefloop.store.database import open_store
     from prefloop.store.people import add_person, create_token, record_consent, start_session
     from prefloop.web.asking import Item, ask
-    from prefloop.web.routes.account import CONSENT_VERSION, PURPOSES
+    from prefloop.web.consent import CONSENT_VERSION, PURPOSES
 
     store = open_store(prefloop.init(folder).database_url)
     for start in range(0, questions, 5000):

@@ -9,7 +9,7 @@ from prefloop.store.database import Store
 from prefloop.store.people import Role, add_person, create_token, record_consent, start_session
 from prefloop.web.access import csrf_token
 from prefloop.web.asking import Item, ask
-from prefloop.web.routes.account import CONSENT_VERSION, PURPOSES
+from prefloop.web.consent import CONSENT_VERSION, PURPOSES
 
 JUDGED = [
     Item(kind="comparison", prompt="Name a colour.", candidates=["Blue.", "Seven."]),

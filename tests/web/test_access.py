@@ -31,6 +31,7 @@ EXPECTED = {
     ("POST", "/api/v1/questions/next"): "admin lead adjudicator annotator",
     ("POST", "/api/v1/answers"): "admin lead adjudicator annotator",
     ("POST", "/api/v1/questions"): "admin lead",
+    ("POST", "/api/v1/consents"): "admin lead adjudicator annotator viewer",
     ("GET", "/api/v1/answers"): "admin lead viewer",
     ("GET", "/work"): "admin lead adjudicator annotator",
     ("POST", "/work/answers"): "admin lead adjudicator annotator",

@@ -206,6 +206,7 @@ def test_openapi_describes_the_contract(app: FastAPI) -> None:
     schema = TestClient(app).get("/openapi.json").json()
     assert set(schema["paths"]) == {
         "/healthz", "/api/v1/questions/next", "/api/v1/answers", "/api/v1/questions",
+        "/api/v1/consents",
     }  # fmt: skip
     assert "$ref" not in json.dumps(schema["paths"]["/api/v1/questions"]["post"]["requestBody"])
     assert {"200", "201", "409", "422"} <= schema["paths"]["/api/v1/answers"]["post"]["responses"].keys()
@@ -232,3 +233,17 @@ def test_gold_and_an_audience_come_with_the_question(app: FastAPI, desk_store: S
     assert {texts[one] for one in rest} == {"x", "y"}
     bad = [{**items[0], "gold": {"order": [[7]]}}]
     assert lead.post("/api/v1/questions", json={"items": bad}).status_code == 422
+
+
+def test_a_machines_person_agrees_through_the_api(app: FastAPI, desk_store: Store) -> None:
+    from prefloop.store.people import tokens
+    from prefloop.store.privacy import without_consent
+
+    annotator = machine(app, desk_store, "annotator")
+    (token,) = tokens(desk_store)
+    assert without_consent(desk_store, [token.annotator], "training") == {token.annotator}
+    for given in (True, False):
+        response = annotator.post("/api/v1/consents", json={"purpose": "training", "given": given})
+        assert response.json() == {"purpose": "training", "given": given}
+        assert bool(without_consent(desk_store, [token.annotator], "training")) != given
+    assert annotator.post("/api/v1/consents", json={"purpose": "fun", "given": True}).status_code == 422

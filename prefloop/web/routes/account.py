@@ -28,6 +28,7 @@ from prefloop.store.people import (
 from prefloop.web.access import Anyone, MemberPage, session_secret
 from prefloop.web.attempts import Attempts
 from prefloop.web.bodies import read_form, text_of
+from prefloop.web.consent import CONSENT_VERSION, PURPOSES
 from prefloop.web.reading import own_figures, sensitive_tags
 from prefloop.web.rendering import page
 from prefloop.web.state import State, state_of
@@ -37,12 +38,6 @@ Form = Annotated[Mapping[str, Any], Depends(read_form)]
 Secret = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{20,100}$")]
 Identity = Annotated[str, Path(pattern=r"^[A-Za-z0-9:._-]{1,200}$")]
 
-CONSENT_VERSION = 1
-PURPOSES = [
-    ("training", "Train models", "My answers may be used to train and to measure models in this project."),
-    ("publication", "Publish", "My answers may be published as part of a data set, under a made-up id, never my name."),
-]
-"""(purpose, name, words): asked once, in this version of the words, and withdrawn on one's own page."""
 ATTEMPTS = Attempts(most=10, seconds=300.0)
 
 

@@ -17,11 +17,13 @@ from starlette.concurrency import run_in_threadpool
 from prefloop.errors import InputError
 from prefloop.records import QUESTION_KINDS, Message, QuestionKind
 from prefloop.store.feedback import answers as stored_answers
+from prefloop.store.people import record_consent
 from prefloop.store.queue import Lease, Submission
 from prefloop.store.values import MAX_INTEGER
-from prefloop.web.access import Anyone, LeadApi, ReaderApi, WorkerApi
+from prefloop.web.access import Anyone, LeadApi, MemberApi, ReaderApi, WorkerApi
 from prefloop.web.asking import Item, ask
 from prefloop.web.bodies import json_body
+from prefloop.web.consent import CONSENT_VERSION
 from prefloop.web.state import state_of
 
 MOST_ITEMS = 10_000
@@ -78,6 +80,13 @@ class QuestionsBody(Body):
     """Several questions, asked all or none."""
 
     items: list[ItemBody] = Field(min_length=1, max_length=MOST_ITEMS)
+
+
+class ConsentBody(Body):
+    """What the bearer of the token agrees to, or takes back."""
+
+    purpose: Literal["training", "publication"]
+    given: bool
 
 
 def _described(model: type[BaseModel], required: bool = True) -> dict[str, Any]:
@@ -204,6 +213,22 @@ async def answer(
     submission = Submission(lease_token=body.lease, value=body.value, idempotency_key=key, seconds=body.seconds)
     receipt = await state_of(request).desk.submit(who.annotator, submission)
     return JSONResponse({"id": receipt.answer_id}, status_code=200 if receipt.replay else 201)
+
+
+@router.post(
+    "/api/v1/consents",
+    summary="Say what one's own answers may be used for",
+    response_class=JSONResponse,
+    responses={**REFUSALS, 200: _object("What holds from now on.", purpose=TEXT, given={"type": "boolean"})},
+    openapi_extra=_described(ConsentBody),
+)
+async def consent(request: Request, who: MemberApi) -> Response:
+    """An export leaves out answers of people who have not agreed to its purpose. The words are those of the pages:
+    "training" (train and measure models in this project), "publication" (publish under a made-up id)."""
+    body = await json_body(request, ConsentBody)
+    store = state_of(request).store
+    await run_in_threadpool(record_consent, store, who.annotator, body.purpose, CONSENT_VERSION, body.given)
+    return JSONResponse({"purpose": body.purpose, "given": body.given})
 
 
 @router.post(

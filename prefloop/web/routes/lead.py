@@ -27,6 +27,7 @@ from prefloop.web.access import JudgePage, LeadPage, ReaderPage
 from prefloop.web.agreement import worth_of
 from prefloop.web.bodies import json_body, read_form, text_of, upload_of, whole_number
 from prefloop.web.charts import bar, columns, interval
+from prefloop.web.consent import PURPOSES
 from prefloop.web.incoming import pasted_file, take_questions, temporary_folder, uploaded_file
 from prefloop.web.outgoing import as_csv, as_json_lines
 from prefloop.web.questions import KIND_NAMES, LEVELS, LONG, SCALE, SKIPS, Task, said_in_words
@@ -41,7 +42,7 @@ from prefloop.web.reading import (
     progress,
 )
 from prefloop.web.rendering import page
-from prefloop.web.routes.account import PURPOSES, see
+from prefloop.web.routes.account import see
 from prefloop.web.routes.work import Said
 from prefloop.web.state import State, state_of
 
