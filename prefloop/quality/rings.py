@@ -30,32 +30,66 @@ SHARED = 12
 """Items that two people must share before they are compared."""
 EVIDENCE = math.log(1e5)
 """Log of the odds of copying against agreeing, beyond the number of pairs that were looked at."""
+CROWDED = 40
+"""Answers to an item from which on its pairs of annotators are counted by a product of matrices."""
 UNLIKELY = 1e-4
 """Chance that like-minded people would be so much alike."""
 
 
 def rings(panel: Panel, annotators: int) -> list[list[int]]:
     """Groups of annotators (their indices) who copy from one another; the largest first."""
-    alike: Counter[tuple[int, int]] = Counter()
-    shared: Counter[tuple[int, int]] = Counter()
-    for one in panel.fits:
-        for members in _together(one):
-            for (who, label), (other, second) in itertools.combinations(members, 2):
-                shared[who, other] += 1
-                alike[who, other] += label == second
-    close = [pair for pair, n in shared.items() if n >= SHARED and alike[pair] >= IDENTICAL * n]
-    bar = EVIDENCE + math.log(max(1, len(shared)))
+    close, compared = _close(panel, annotators)
+    bar = EVIDENCE + math.log(max(1, compared))
     groups = [group for group in _groups(close, annotators) if 2 * len(group) <= annotators]
     found = [group for group in groups if _is_ring(panel, group, annotators, bar)]
     return sorted(found, key=len, reverse=True)
 
 
-def _together(fit: Guessing) -> list[list[tuple[int, int]]]:
-    """The (annotator, label) of each item with several answers, by annotator."""
+def _close(panel: Panel, annotators: int) -> tuple[list[tuple[int, int]], int]:
+    """(pairs of annotators whose shared answers are all but identical, how many pairs were looked at)."""
+    shared: Counter[tuple[int, int]] = Counter()
+    alike: Counter[tuple[int, int]] = Counter()
+    for one in panel.fits:
+        crowded = np.bincount(one.votes.item, minlength=len(one.votes.items)) > CROWDED
+        for members in _together(one, ~crowded):
+            for (who, label), (other, second) in itertools.combinations(members, 2):
+                shared[who, other] += 1
+                alike[who, other] += label == second
+        if crowded.any():
+            together, same = _matrices(one, crowded, annotators)
+            for who, other in np.argwhere(np.triu(together, 1)).tolist():
+                shared[who, other] += int(together[who, other])
+                alike[who, other] += int(same[who, other])
+    return [pair for pair, n in shared.items() if n >= SHARED and alike[pair] >= IDENTICAL * n], len(shared)
+
+
+def _together(fit: Guessing, wanted: Mask) -> list[list[tuple[int, int]]]:
+    """The (annotator, label) of each wanted item with several answers, by annotator."""
     by: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for item, who, label in zip(fit.votes.item.tolist(), fit.votes.who.tolist(), fit.votes.label.tolist(), strict=True):
+    some = wanted[fit.votes.item]
+    columns = (fit.votes.item[some].tolist(), fit.votes.who[some].tolist(), fit.votes.label[some].tolist())
+    for item, who, label in zip(*columns, strict=True):
         by[item].append((who, label))
     return [sorted(members) for members in by.values() if len(members) > 1]
+
+
+def _matrices(fit: Guessing, wanted: Mask, annotators: int) -> tuple[Ints, Ints]:
+    """(annotators, annotators): answers to the same wanted items, and those that are the same.
+
+    For items that many have answered, such as gold: a product of matrices where pairs one by one would take minutes.
+    """
+    votes = fit.votes
+    place = np.cumsum(wanted) - 1
+    some = wanted[votes.item]
+    same = np.zeros((annotators, annotators), dtype=np.float32)
+    answered = np.zeros((annotators, int(wanted.sum())), dtype=np.float32)
+    for label in range(votes.categories):
+        said = np.zeros_like(answered)
+        those = some & (votes.label == label)
+        said[votes.who[those], place[votes.item[those]]] = 1
+        same += said @ said.T
+        answered += said
+    return (answered @ answered.T).astype(np.int64), same.astype(np.int64)
 
 
 def _groups(pairs: Sequence[tuple[int, int]], annotators: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ import pytest
 
 from prefloop.quality import davidson, dawid_skene, guessing
 from prefloop.quality.evidence import LABELS, Atom, Family, Floats, Judgement, Votes, coarse, votes_of
-from prefloop.quality.rings import rings
+from prefloop.quality.rings import _close, rings
 from prefloop.quality.texts import repeated, signature, similarity
 
 
@@ -217,6 +217,23 @@ def test_who_copies_is_a_ring_and_who_shares_a_taste_is_not(seed: int) -> None:
     assert crowd(seed, copies=True, taste=False) == [[10, 11, 12]]
     assert crowd(seed, copies=False, taste=True) == []
     assert crowd(seed, copies=False, taste=False) == []
+
+
+def test_both_ways_of_counting_pairs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"p{w}", f"q{q}", str(rng.choice(["a", "b", "tie"])))
+        for q in range(30)
+        for w in range(8)
+        if rng.random() < 0.7
+    ]
+    panel = guessing.fit([votes(rows)], 8, ones(8))
+    monkeypatch.setattr("prefloop.quality.rings.IDENTICAL", 0.4)
+    one_by_one = _close(panel, 8)
+    monkeypatch.setattr("prefloop.quality.rings.CROWDED", 4)
+    some, compared = _close(panel, 8)
+    assert 0 < len(some) < compared == 28
+    assert (sorted(some), compared) == (sorted(one_by_one[0]), one_by_one[1])
 
 
 def test_two_who_alone_answered_and_agree_are_no_ring() -> None:
