@@ -41,6 +41,7 @@ from prefloop.store.tables import (
     roles,
     slots,
 )
+from prefloop.store.tables import gold as gold_table
 from prefloop.store.values import check_kind, check_storable, in_chunks, validate_value
 
 __all__ = [
@@ -400,7 +401,7 @@ _WHAT_WAS_SAID = (
 _BY_KEY = sa.select(answers).where(
     _any_of(answers.c.idempotency_key, "keys"), _any_of(answers.c.annotator_id, "people")
 )
-_ANY_GOLD = sa.select(slots.c.id).where(slots.c.answer_id.is_(None), slots.c.gold).limit(1)
+_ANY_GOLD = sa.select(gold_table.c.question_id).limit(1)
 _ADD_ANSWER = sa.insert(answers)
 _ADD_LEASE = sa.insert(leases)
 _USE_LEASE = (
@@ -673,14 +674,14 @@ def _no_annotator(identity: str) -> InputError:
 
 def _free_slots(connection: Connection, request: LeaseRequest, limit: int, now: datetime, gold: bool) -> Sequence[Row]:
     """Unanswered slots that nobody holds, of questions that this annotator may answer, and neither did nor holds."""
-    given: dict[str, Any] = {"who": request.annotator, "moment": now, "most": limit, "of_gold": gold}
+    given: dict[str, Any] = {"who": request.annotator, "moment": now, "most": limit}
     if request.kinds is not None:
         given["some_kinds"] = list(request.kinds)
-    return connection.execute(_free_slots_query(request.kinds is not None), given).all()
+    return connection.execute(_free_slots_query(request.kinds is not None, gold), given).all()
 
 
 @functools.cache
-def _free_slots_query(some_kinds: bool) -> sa.Select[Any]:
+def _free_slots_query(some_kinds: bool, gold: bool) -> sa.Select[Any]:
     who: sa.BindParameter[str] = sa.bindparam("who", type_=sa.String)
     moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
     other = slots.alias("other")
@@ -709,7 +710,7 @@ def _free_slots_query(some_kinds: bool) -> sa.Select[Any]:
         sa.select(slots)
         .where(
             slots.c.answer_id.is_(None),
-            slots.c.gold == sa.bindparam("of_gold", type_=sa.Boolean),
+            slots.c.gold.is_(gold),
             slots.c.reserved_for.is_(None),
             sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
             sa.or_(slots.c.restricted.is_(False), invited.limit(1).scalar_subquery().is_not(None)),
@@ -721,6 +722,8 @@ def _free_slots_query(some_kinds: bool) -> sa.Select[Any]:
         .limit(sa.bindparam("most", type_=sa.Integer))
         .with_for_update(skip_locked=True, of=slots)
     )
+    if gold:  # few, so they are looked up one by one: by the flag, SQLite would look through every open slot
+        query = query.where(slots.c.question_id.in_(sa.select(gold_table.c.question_id)))
     return query.where(slots.c.kind.in_(sa.bindparam("some_kinds", expanding=True))) if some_kinds else query
 
 
