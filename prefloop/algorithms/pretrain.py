@@ -69,7 +69,11 @@ class Pretrain:
     name = "pretrain"
 
     def __init__(
-        self, config: PretrainConfig, run: Run, base: Path, generators: Mapping[str, Callable[[int], Iterable[Document]]]
+        self,
+        config: PretrainConfig,
+        run: Run,
+        base: Path,
+        generators: Mapping[str, Callable[[int], Iterable[Document]]],
     ) -> None:
         """`base` is what paths are relative to; `generators` give documents by name, as a function of the seed."""
         self.config, self.run = config, run

@@ -39,7 +39,7 @@ from prefloop.workflows.training import train
 PEOPLE = "simulated:panel"
 DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 340
-FRESH = 300
+FRESH = 450
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
 
@@ -50,7 +50,7 @@ SFT: dict[str, Any] = {
 """Until the held-out loss no longer falls; the weights of its minimum are kept."""
 REWARD_MODEL: dict[str, Any] = {"lr": 1.5e-4, "epochs": 1.25, "batch_size": 32, "max_length": 192, "warmup": 5}
 PPO: dict[str, Any] = {
-    "lr": 7e-5, "steps": 12, "batch_size": 96, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
+    "lr": 7e-5, "steps": 8, "batch_size": 128, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
     "max_new_tokens": ANSWER_TOKENS, "missing_eos_score": -3.0, "schedule": "constant",
 }  # fmt: skip
 """With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
@@ -228,9 +228,9 @@ def _report_data(
         "timings": stages.seconds,
         "notes": [
             "Every answer here is a simulated person's. What holds for them need not hold for people.",
-            "The demonstrators write hastily: more than half of their letters and programs lack a part.",
+            "The demonstrators write hastily: most of their letters and programs lack a part, usually the last.",
             "SFT learns to write as they do; the comparisons say which answers are better, and the policy learns that.",
-            "The final policy is that of the second round.",
+            "The final policy is that of the second round, trained from SFT on the answers of both rounds.",
         ],
     }
 
