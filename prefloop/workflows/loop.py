@@ -88,10 +88,10 @@ def one_round(
     stages: Stages,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """One turn of the loop: questions about `policy`'s samples, then a reward model and a policy from every answer so far.
+    """One turn of the loop: ask about `policy`'s samples, then train a reward model and a policy on all answers so far.
 
-    Both are trained from `config.policy`, not from the round before (Bai et al. 2022, sect. 4.5): what an earlier, worse
-    reward model taught is not carried on.
+    Both are trained from `config.policy`, not from the round before (Bai et al. 2022, sect. 4.5), so that what an
+    earlier, worse reward model taught is not carried on.
     """
     name = f"round {number}"
     chosen = None if prompts is None else portion(prompts, number, config.prompts_per_round)
