@@ -59,6 +59,8 @@ def main(seed: str) -> None:
                 "hh_reward_model",
                 "--max-new-tokens",
                 "64",
+                "--limit",
+                "200",
             )
             result: dict = step("evaluate", policy, *words)
             print(f"  {policy}: win rate {interval(result['win_rate'])}; KL {interval(result['kl'])}")
