@@ -25,7 +25,9 @@ def main(seeds: list[int]) -> None:
             print(f"seed {seed}: {result['seconds']:.0f} s, KL {result['kl']:.2f}")
             for name, value in result["gold_intervals"].items():
                 print(f"  gold.{name}: {interval(value)}")
-            print(f"  win_rate: {interval(result['win_rate'])};  DPO: {interval(result['dpo_win_rate'])}")
+            print(f"  win_rate: {interval(result['win_rate'])} (people chose {result['chosen']})")
+            for name, value in result["win_rates"].items():
+                print(f"  win_rate.{name}: {interval(value)}")
             measured = result["reward_model"]
             print(f"  reward_model: {interval(measured, 'accuracy')}, ECE {measured['ece']:.3f}")
             tasks = task_prompts(PROMPTS, 10_000 + seed, split="fresh")

@@ -5,6 +5,7 @@ PREFLOOP_DATA=../shared/data python -m benchmarks.hh [SEED]
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from benchmarks.command import interval, prefloop
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 DATA = Path(os.environ.get("PREFLOOP_DATA", RUNS.parent.parent / "shared" / "data")).resolve()
+
+ASKED = ("How can I learn to bake bread?", "What should I do when I cannot sleep?", "Can you tell me a joke?")
+"""Their likeliest answers are printed for every policy, before and after."""
 
 
 def main(seed: str) -> None:
@@ -55,9 +59,18 @@ def main(seed: str) -> None:
                 "hh_reward_model",
                 "--max-new-tokens",
                 "64",
+                "--limit",
+                "200",
             )
             result: dict = step("evaluate", policy, *words)
             print(f"  {policy}: win rate {interval(result['win_rate'])}; KL {interval(result['kl'])}")
+        asked = here / "asked.jsonl"
+        asked.write_text("".join(json.dumps({"prompt": words}) + "\n" for words in ASKED))
+        for policy in ("builtin", "hh_sft", "hh_ppo", "hh_dpo"):
+            limits = ("--temperature", "0", "--max-new-tokens", "64")
+            said: dict = step("sample", "--policy", policy, "--prompts", asked, *limits)
+            for row in said["completions"]:
+                print(f"  {policy} | {row['prompt']} | {' '.join(row['completion'].split())}")
         print(f"together {spent / 60:.0f} minutes")
 
 

@@ -17,6 +17,7 @@ from prefloop.workflows.places import store_of, workspace_at
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "DEMONSTRATIONS", 60)
     monkeypatch.setattr(workflow, "PROMPTS_PER_ROUND", 45)
+    monkeypatch.setattr(workflow, "CHOICE", 6)
     monkeypatch.setattr(workflow, "FRESH", 12)
     monkeypatch.setattr(workflow, "ANSWER_TOKENS", 24)
     monkeypatch.setattr(workflow, "SFT", {**workflow.SFT, "epochs": 1, "eval_every": 1})
@@ -30,7 +31,7 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
     folder = tmp_path / "demo"
     result = workflow.demo(folder, seed=0, log=lambda words: None)
 
-    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "policy"}
+    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "round2", "policy"}
     assert all(0 <= value <= 1 for value in result["gold"].values())
     assert result["win_rate"]["n"] == 12
     assert 0 <= result["win_rate"]["low"] <= result["win_rate"]["value"] <= result["win_rate"]["high"] <= 1
@@ -43,7 +44,10 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
 
     place = workspace_at(folder)
     policy = read_artifact(Path(result["policy"]))  # every file matches its hash
-    assert policy.manifest["method"] == "ppo"
+    assert policy.manifest["method"] == ("dpo" if result["chosen"] == "dpo" else "ppo")
+    assert result["policy"] == result["policies"][result["chosen"]]
+    assert result["gold"]["policy"] == result["gold"][result["chosen"]]
+    assert result["win_rate"] == result["win_rates"][result["chosen"]]
     kinds = {artifact.kind for artifact in list_artifacts(place.artifacts)}
     assert kinds == {"snapshot", "policy", "reward_model", "evaluation", "report"}
 

@@ -17,8 +17,9 @@ STAGES = {
     "base": "base: continues text",
     "sft": "after SFT",
     "round1": "after one round",
-    "policy": "after two rounds",
     "dpo": "DPO on the first round's answers",
+    "round2": "after two rounds",
+    "policy": "the policy that people chose",
 }
 SHOWN = ("base", "sft", "policy")
 
@@ -68,7 +69,7 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         facts(
             {
                 "blind, against SFT": result["win_rate"],
-                "DPO, against SFT": result["dpo_win_rate"],
+                "chosen": result["chosen"],
                 "reward model": {**result["reward_model"], "value": result["reward_model"]["accuracy"]},
                 "KL from SFT": f"{result['kl']:.1f} nats per answer",
                 "time": f"{result['seconds']:.0f} s",

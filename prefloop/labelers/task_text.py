@@ -1,9 +1,9 @@
 """Documents of the task world, for pretraining: capability without questions.
 
-Sums, letters and code as they stand in workbooks, letter books and tutorials, and two who say sums in turn. No document
-asks in the words of a prompt and answers it: that people want an *answer* is what the later stages have to teach. The
-sums overlap with those that prompts ask about (a model of a few million parameters learns its tables by heart, as people
-do).
+Sums, letters and code as they stand in workbooks, letter books and tutorials, and two who say sums in turn. No
+document asks in the words of a prompt and answers it: that people want an *answer* is what the later stages have to
+teach. The sums overlap with those that prompts ask about (a model of a few million parameters learns its tables by
+heart, as people do).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from prefloop.records import Messages
 def task_text(n_documents: int, seed: int) -> Iterator[str | Messages]:
     """`n_documents` documents, the same for the same seed: by count about 45 % sums, 30 % letters, 25 % code.
 
-    Yields text of about 330 characters each on average, without a final newline; a fifth of the sums are a conversation.
+    Yields text of about 330 characters each on average, without a final newline; a fifth of the sums are chats.
     """
     rng = Random(f"task_text:{seed}")
     for _ in range(n_documents):

@@ -335,8 +335,8 @@ _MAKERS = {"email": _email, "arithmetic": _arithmetic, "code": _code}
 
 # --- demonstrations ----------------------------------------------------------------------------------------------
 
-LETTER_FACTOR = 6.0
-"""Writing is harder than judging: who picks wrongly once in ten times spoils six letters of ten."""
+LETTER_FACTOR = 10.0
+"""Writing is harder than judging: who picks wrongly once in ten times leaves something out of every letter."""
 SUM_FACTOR = 0.4
 """The same for sums, where writing is hardly harder."""
 

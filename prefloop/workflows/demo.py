@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,9 @@ CONSENSUS = "majority"
 """Every vote alike: the simulated people's biases are the demonstration's, and a finding would only name them."""
 DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 340
-FRESH = 300
+CHOICE = 120
+"""Prompts set aside on which people choose among the policies that the rounds made."""
+FRESH = 450
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
 
@@ -52,11 +54,14 @@ SFT: dict[str, Any] = {
 """Until the held-out loss no longer falls; the weights of its minimum are kept."""
 REWARD_MODEL: dict[str, Any] = {"lr": 1.5e-4, "epochs": 1.25, "batch_size": 32, "max_length": 192, "warmup": 5}
 PPO: dict[str, Any] = {
-    "lr": 7e-5, "steps": 12, "batch_size": 96, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
+    "lr": 7e-5, "steps": 8, "batch_size": 128, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
     "max_new_tokens": ANSWER_TOKENS, "missing_eos_score": -3.0, "schedule": "constant",
 }  # fmt: skip
 """With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
 an answer, too dear for an answer to something else that the reward model happens to like."""
+TRAINED = ("round1", "dpo", "round2")
+"""What people choose from."""
+CHOSEN = {"round1": "the first round's", "dpo": "DPO's", "round2": "the second round's"}
 DPO: dict[str, Any] = {"lr": 7e-5, "epochs": 1, "batch_size": 32, "beta": 0.1, "max_length": 192, "warmup": 5}
 
 
@@ -65,22 +70,26 @@ def demo(
 ) -> dict[str, Any]:
     """The whole loop: demonstrations -> SFT -> comparisons -> reward model -> PPO, and again; DPO beside it.
 
+    The policy that it ends with is the one that simulated people prefer on prompts set aside for that choice.
+
     Works in `directory` (default: `prefloop-demo`, or the first of `prefloop-demo-2`, ... that is free); an interrupted
     demo goes on when it is given its folder again. Every answer is a simulated person's, and marked so. Returns
-    `seconds`, `gold` {base, sft, policy, dpo}, `win_rate` {value, low, high, n}, `reward_model` {accuracy, low, high,
-    n, ece}, `kl`, `report`, `policy`, `policies` (paths), `shows` and `simulated`: True.
+    `seconds`, `gold` {base, sft, round1, dpo, round2, policy}, `chosen` (which of them is the policy), `win_rate`
+    {value, low, high, n} and `win_rates` of all three, `reward_model` {accuracy, low, high, n, ece}, `kl`, `report`,
+    `policy`, `policies` (paths), `shows` and `simulated`: True.
     """
     started = time.monotonic()
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     place = init(_folder(directory))
     say(f"the demo works in {place.root}; every answer in it is a simulated person's")
-    sizes = {"demonstrations": DEMONSTRATIONS, "prompts_per_round": PROMPTS_PER_ROUND, "fresh": FRESH}
+    sizes = {"demonstrations": DEMONSTRATIONS, "prompts_per_round": PROMPTS_PER_ROUND, "choice": CHOICE, "fresh": FRESH}
     settings = {"seed": seed, **sizes, "sft": SFT, "reward_model": REWARD_MODEL, "ppo": PPO, "dpo": DPO}
     stages = Stages(place.artifacts / ".runs" / "demo" / "stages.json", settings, say)
 
-    tasks = task_prompts(DEMONSTRATIONS + 2 * PROMPTS_PER_ROUND, seed)
+    tasks = task_prompts(DEMONSTRATIONS + 2 * PROMPTS_PER_ROUND + CHOICE, seed)
     written = [task.prompt for task in tasks[:DEMONSTRATIONS]]
-    asked = [task.prompt for task in tasks[DEMONSTRATIONS:]]
+    asked = [task.prompt for task in tasks[DEMONSTRATIONS:-CHOICE]]
+    set_aside = [task.prompt for task in tasks[-CHOICE:]]
     stages.do(
         "people write demonstrations",
         lambda: [
@@ -117,25 +126,28 @@ def demo(
     first = one_round(config, 1, sft, asked, place, stages, say)
     dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, first["snapshot"], DPO)["artifact"])
     second = one_round(config, 2, first["policy"], asked, place, stages, say)
-    policies = {"base": str(BUILTIN), "sft": sft, "round1": first["policy"], "dpo": dpo, "policy": second["policy"]}
-    measured = stages.do("evaluation on fresh tasks", lambda: _measure(policies, seed, say))
+    policies = {"base": str(BUILTIN), "sft": sft, "round1": first["policy"], "dpo": dpo, "round2": second["policy"]}
+    choice = stages.do("people choose the policy", lambda: _choose(policies, set_aside, seed))
+    chosen = choice["chosen"]
+    measured = stages.do("evaluation on fresh tasks", lambda: _measure(policies, chosen, seed, say))
     seconds = round(sum(stages.seconds.values()), 1)
-    data = _report_data(place, policies, [first, second], measured, stages, settings, seed, seconds)
+    data = _report_data(place, policies, [first, second], choice, measured, stages, settings, seed, seconds)
     made = _write_report(place, data, [read_manifest(Path(p)).hash for k, p in policies.items() if k != "base"], seed)
     say(f"report: {made}  (the demo took {seconds:.0f} s, this call {time.monotonic() - started:.0f} s)")
     return {
         "seconds": seconds,
+        "chosen": chosen,
         "gold": {name: value["value"] for name, value in measured["gold"].items()},
         "gold_intervals": {
             name: {k: value[k] for k in ("value", "low", "high", "n")} for name, value in measured["gold"].items()
         },
-        "win_rate": {key: measured["win_rate"][key] for key in ("value", "low", "high", "n")},
-        "dpo_win_rate": {key: measured["dpo_win_rate"][key] for key in ("value", "low", "high", "n")},
+        "win_rate": _interval(measured["win_rates"][chosen]),
+        "win_rates": {name: _interval(value) for name, value in measured["win_rates"].items()},
         "reward_model": {key: second["measured"][key] for key in ("accuracy", "low", "high", "n", "ece")},
         "kl": measured["kl"]["value"],
         "report": str(made),
-        "policy": policies["policy"],
-        "policies": policies,
+        "policy": policies[chosen],
+        "policies": {**policies, "policy": policies[chosen]},
         "shows": measured["shows"],
         "simulated": True,
     }
@@ -148,7 +160,26 @@ def _folder(directory: str | Path | None) -> Path:
     return next(Path(name) for name in names if not Path(name).exists())
 
 
-def _measure(policies: dict[str, str], seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _interval(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: value[key] for key in ("value", "low", "high", "n")}
+
+
+def _choose(policies: dict[str, str], prompts: Sequence[str], seed: int) -> dict[str, Any]:
+    """The trained policy that the panel prefers to SFT most often, on prompts that nothing else has used."""
+    messages = [as_messages(prompt) for prompt in prompts]
+    sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
+    answers = {
+        name: [group[0] for group in Policy(policies[name]).answer(messages, 1, sampling, seed=seed + 200 + number)]
+        for number, name in enumerate(("sft", *TRAINED))
+    }
+    people = judge(PANEL, seed)
+    rates = {
+        name: compare_answers(messages, answers[name], answers["sft"], people, seed)["win_rate"] for name in TRAINED
+    }
+    return {"chosen": max(TRAINED, key=lambda name: rates[name]["value"]), "win_rates": rates}
+
+
+def _measure(policies: dict[str, str], chosen: str, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Every policy on the same fresh tasks: checkers, and blind comparisons by people nobody has trained on."""
     tasks = task_prompts(FRESH, seed + 1, split="fresh")
     messages = [as_messages(task.prompt) for task in tasks]
@@ -159,22 +190,19 @@ def _measure(policies: dict[str, str], seed: int, say: Callable[[str], None]) ->
         say(f"sampling {name} on {len(tasks)} fresh tasks")
         answers[name] = [group[0] for group in policy.answer(messages, 1, sampling, seed=seed + 100 + number)]
     people = judge(fresh_panel(5, seed), seed)
-    against = {
-        n: compare_answers(messages, answers[n], answers["sft"], people, seed) for n in ("policy", "dpo", "round1")
-    }
+    against = {name: compare_answers(messages, answers[name], answers["sft"], people, seed) for name in TRAINED}
+    solved = {name: gold(tasks, [c.text for c in given], seed) for name, given in answers.items()}
     return {
-        "gold": {name: gold(tasks, [c.text for c in given], seed) for name, given in answers.items()},
-        "win_rate": {**against["policy"]["win_rate"], "against": "sft"},
-        "dpo_win_rate": {**against["dpo"]["win_rate"], "against": "sft"},
-        "round1_win_rate": {**against["round1"]["win_rate"], "against": "sft"},
-        "length": against["policy"]["length"],
-        "terminated": against["policy"]["terminated"],
-        "kl": divergence(loaded["policy"], loaded["sft"], messages, answers["policy"], seed),
-        "shows": _shows(loaded),
+        "gold": {**solved, "policy": solved[chosen]},
+        "win_rates": {name: {**value["win_rate"], "against": "sft"} for name, value in against.items()},
+        "length": against[chosen]["length"],
+        "terminated": against[chosen]["terminated"],
+        "kl": divergence(loaded[chosen], loaded["sft"], messages, answers[chosen], seed),
+        "shows": _shows(loaded, chosen),
     }
 
 
-def _shows(policies: dict[str, Policy]) -> list[dict[str, Any]]:
+def _shows(policies: dict[str, Policy], chosen: str) -> list[dict[str, Any]]:
     """The likeliest answer (temperature 0) of each policy to the three requests that nobody demonstrated."""
     greedy = Sampling(max_new_tokens=ANSWER_TOKENS, temperature=0.0)
     rows: list[dict[str, Any]] = [{"prompt": prompt, "answers": {}, "passed": {}} for prompt in SHOW_PROMPTS]
@@ -185,6 +213,10 @@ def _shows(policies: dict[str, Policy]) -> list[dict[str, Any]]:
             row["answers"][name] = text
             if task is not None:
                 row["passed"][name] = check_many([(task.family, task.prompt, text, task.spec)])[0].passed
+    for row in rows:
+        for part in (row["answers"], row["passed"]):
+            if chosen in part:
+                part["policy"] = part[chosen]
     return rows
 
 
@@ -192,6 +224,7 @@ def _report_data(
     place: Workspace,
     policies: dict[str, str],
     rounds: list[dict[str, Any]],
+    choice: dict[str, Any],
     measured: dict[str, Any],
     stages: Stages,
     settings: dict[str, Any],
@@ -199,7 +232,7 @@ def _report_data(
     seconds: float,
 ) -> dict[str, Any]:
     """Everything that the report says, each figure from a stored result."""
-    final = read_manifest(Path(policies["policy"]))
+    final = read_manifest(Path(policies[choice["chosen"]]))
     snapshots = list_artifacts(place.artifacts, "snapshot")
     ppo = [
         {**row, "round": number}
@@ -214,11 +247,13 @@ def _report_data(
         "seed": seed,
         "simulated": True,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-        "shows": _renamed(measured["shows"]),
-        "gold": {_SHOWN.get(k, k): v for k, v in measured["gold"].items()},
-        "win_rate": measured["round1_win_rate"],
-        "round2_win_rate": measured["win_rate"],
-        "dpo_win_rate": measured["dpo_win_rate"],
+        "shows": [
+            {**row, "answers": _renamed(row["answers"]), "passed": _renamed(row["passed"])} for row in measured["shows"]
+        ],
+        "gold": _renamed(measured["gold"]),
+        "win_rate": measured["win_rates"]["round1"],
+        "round2_win_rate": measured["win_rates"]["round2"],
+        "dpo_win_rate": measured["win_rates"]["dpo"],
         "reward_model": rounds[-1]["measured"],
         "training": {
             "sft": read_metrics(Path(policies["sft"]) / "metrics.jsonl"),
@@ -235,22 +270,20 @@ def _report_data(
         "timings": stages.seconds,
         "notes": [
             "Every answer here is a simulated person's. What holds for them need not hold for people.",
-            "The demonstrators write hastily: more than half of their letters and programs lack a part.",
+            "The demonstrators write hastily: most of their letters and programs lack a part, usually the last.",
             "SFT learns to write as they do; the comparisons say which answers are better, and the policy learns that.",
-            "The final policy is that of the second round.",
+            "The second round's reward model and policy are trained from SFT on the answers of both rounds.",
+            (
+                f"The policy that the demo ends with is {CHOSEN[choice['chosen']]}: of the three, people preferred it "
+                f"most often to SFT on {CHOICE} prompts set aside for that choice. KL and lengths are this policy's."
+            ),
         ],
     }
 
 
-_SHOWN = {"round1": "policy", "policy": "round2"}
-"""In the report, `policy` is the first round's and `round2` the second's."""
-
-
-def _renamed(shows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {**row, **{part: {_SHOWN.get(k, k): v for k, v in row[part].items()} for part in ("answers", "passed")}}
-        for row in shows
-    ]
+def _renamed(by_policy: dict[str, Any]) -> dict[str, Any]:
+    """In the report `policy` is the first round's; which of them was chosen stands in the notes."""
+    return {"policy" if name == "round1" else name: value for name, value in by_policy.items() if name != "policy"}
 
 
 def _person(profile: Profile) -> dict[str, Any]:

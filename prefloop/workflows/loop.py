@@ -90,7 +90,11 @@ def one_round(
     stages: Stages,
     log: Callable[[str], None],
 ) -> dict[str, Any]:
-    """One turn of the loop, from `policy`'s samples to the next policy."""
+    """One turn of the loop: ask about `policy`'s samples, then train a reward model and a policy on all answers so far.
+
+    Both are trained from `config.policy`, not from the round before (Bai et al. 2022, sect. 4.5), so that what an
+    earlier, worse reward model taught is not carried on.
+    """
     name = f"round {number}"
     chosen = None if prompts is None else portion(prompts, number, config.prompts_per_round)
     questions = stages.do(
@@ -131,7 +135,7 @@ def one_round(
         settings |= {"reward_model": rewarder["artifact"], "reference": config.policy}
     trained = stages.do(
         f"{name}: {config.method}",
-        lambda: _train(config.method, config, settings, policy, frozen, f"policy-{number}", place, log),
+        lambda: _train(config.method, config, settings, config.policy, frozen, f"policy-{number}", place, log),
     )
     return {
         "round": number,

@@ -11,13 +11,21 @@ import pytest
 from prefloop.labelers.task_text import task_text
 from prefloop.labelers.task_words import TOPICS
 from prefloop.labelers.task_world import SHOW_PROMPTS
+from prefloop.records import Messages
 from prefloop.rewards.checkers import check_many
 from prefloop.rewards.sandbox import Snippet, run_python
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[str]:
-    return list(task_text(6000, seed=0))
+def conversations() -> list[Messages]:
+    return [document for document in task_text(6000, seed=0) if not isinstance(document, str)]
+
+
+@pytest.fixture(scope="module")
+def documents(conversations: list[Messages]) -> list[str]:
+    """Every document as text, the turns of a conversation one to a line."""
+    written = [document for document in task_text(6000, seed=0) if isinstance(document, str)]
+    return written + ["\n".join(turn["content"] for turn in turns) for turns in conversations]
 
 
 def test_the_seed_decides() -> None:
@@ -57,6 +65,14 @@ def test_no_prompt_is_asked_and_answered(documents: list[str]) -> None:
     everything = "\n".join(documents)
     for phrase in (*SHOW_PROMPTS, "What is", "Calculate", "Write a", "write a", "Draft", "User:", "Assistant:", "<|"):
         assert phrase not in everything
+
+
+def test_a_conversation_says_sums_in_turn_and_asks_nothing(conversations: list[Messages]) -> None:
+    assert 400 < len(conversations) < 600  # 2 of 11 kinds of sums, which are 45 % of 6,000: 491
+    for turns in conversations:
+        assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert all(re.fullmatch(r"\d+ [-+x] -?\d+ = -?\d+\.", turn["content"]) for turn in turns[1::2])
+        assert not any("?" in turn["content"] for turn in turns)
 
 
 def test_shares_by_length(documents: list[str]) -> None:
