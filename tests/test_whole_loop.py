@@ -51,7 +51,7 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
     kinds = {artifact.kind for artifact in list_artifacts(place.artifacts)}
     assert kinds == {"snapshot", "policy", "reward_model", "evaluation", "report"}
 
-    traced = lineage(result["policy"], workspace=place)
+    traced = lineage(result["policies"]["round2"], workspace=place)
     assert not any(link.get("missing") for link in traced["chain"])
     assert {link["kind"] for link in traced["chain"]} >= {"policy", "reward_model", "snapshot"}
     assert traced["simulated"] is True
