@@ -241,12 +241,6 @@ Index(
     sqlite_where=text("answer_id IS NULL AND reserved_for IS NOT NULL"),
     postgresql_where=text("answer_id IS NULL AND reserved_for IS NOT NULL"),
 )
-Index(
-    "ix_slots_gold",
-    slots.c.id,
-    sqlite_where=text("answer_id IS NULL AND gold"),
-    postgresql_where=text("answer_id IS NULL AND gold"),
-)
 
 leases = Table(
     "leases",

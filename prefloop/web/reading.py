@@ -89,25 +89,6 @@ def own_answer(store: Store, annotator: str, answer: str) -> AnswerRow | None:
     return found if found is not None and found.annotator == annotator else None
 
 
-def history(store: Store, annotator: str, limit: int = 50) -> list[AnswerRow]:
-    """What somebody said last, newest first, each in its newest form."""
-    newer = answers.alias("newer")
-    query = (
-        sa.select(answers.c.id)
-        .where(
-            answers.c.annotator_id == annotator,
-            answers.c.value.is_not(None),
-            ~sa.exists().where(newer.c.replaces == answers.c.id),
-        )
-        .order_by(answers.c.number.desc())
-        .limit(limit)
-    )
-    with store.read() as connection:
-        ids = list(connection.scalars(query))
-    found = answers_by_ids(store, ids)
-    return [found[one] for one in ids if one in found]
-
-
 @dataclass(frozen=True)
 class OwnFigures:
     """How somebody's own work goes."""

@@ -13,13 +13,13 @@ from starlette.concurrency import run_in_threadpool
 
 from prefloop.errors import InputError
 from prefloop.store.database import Store
-from prefloop.store.feedback import AnswerRow, newest_guideline
+from prefloop.store.feedback import AnswerRow, history, newest_guideline
 from prefloop.store.people import Principal, quiz_passed, record_quiz
 from prefloop.store.queue import Submission, correct, release
 from prefloop.web.access import WorkerPage
 from prefloop.web.bodies import json_body, read_form, text_of
 from prefloop.web.questions import LEVELS, LONG, SCALE, SKIPS, Task, criteria_of, said_in_words, task_of
-from prefloop.web.reading import held_lease, history, own_answer, own_figures, question_extras
+from prefloop.web.reading import held_lease, own_answer, own_figures, question_extras
 from prefloop.web.rendering import fragment, page
 from prefloop.web.routes.account import see, undecided
 from prefloop.web.state import State, state_of

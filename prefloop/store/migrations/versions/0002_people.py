@@ -148,11 +148,10 @@ def add_columns() -> None:
     for table, column in COLUMNS:
         op.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
     op.create_index("ix_answers_annotator_id_number", "answers", ["annotator_id", "number"], unique=False)
-    for name, columns, where in (
-        ("ix_slots_gold", ["id"], "answer_id IS NULL AND gold"),
-        ("ix_slots_reserved", ["reserved_for"], "answer_id IS NULL AND reserved_for IS NOT NULL"),
-    ):
-        op.create_index(name, "slots", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    open_repeats = sa.text("answer_id IS NULL AND reserved_for IS NOT NULL")
+    op.create_index(
+        "ix_slots_reserved", "slots", ["reserved_for"], sqlite_where=open_repeats, postgresql_where=open_repeats
+    )
 
 
 COLUMNS = (
