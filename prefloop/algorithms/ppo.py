@@ -27,11 +27,12 @@ from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import load_policy, load_tokenizer
 from prefloop.models.template import Template
 from prefloop.records import Messages
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.composition import Reward
 from prefloop.training.kl import KLController
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.online import Reward, prompt_room
+from prefloop.training.online import prompt_room
+from prefloop.training.reward import built_reward
 from prefloop.training.roles import place_of, trained_policy, trained_reward_model
 from prefloop.training.rollout import Rollout
 from prefloop.training.run import Run, RunSettings
@@ -45,8 +46,10 @@ DEFAULTS: dict[str, Any] = {"lr": 3e-6, "batch_size": 64, "schedule": "linear", 
 class PPOConfig:
     """Settings of `train ppo`, beside those every run has."""
 
-    reward_model: str = "reward_model"
-    """The reward model: an artifact's name or hash, or a directory."""
+    reward_model: str | None = None
+    """The reward model: a name, hash or directory; without it and `reward`, the artifact `reward_model`."""
+    reward: dict[str, Any] | None = None
+    """Instead of one reward model, parts by name: weighted, multiplied, gated or constrained; see rewards.md."""
     reference: str | None = None
     """What the KL is measured against; without it the policy at the start."""
     beta: NonNegativeFloat = 0.05
@@ -184,15 +187,16 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
     s = run.settings
     dtype, device = place_of(s)
     template = Template(load_tokenizer(inputs.policy))
-    rewarder = inputs.resolve(config.reward_model, "reward_model")
+    reward, rewarder = built_reward(config.reward_model, config.reward, inputs, s)
     reference = inputs.resolve(config.reference, "policy") if config.reference is not None else inputs.policy
     if config.reference is not None and not _same_tokens(template, reference):
         raise InputError(
             f"reference {config.reference!r} has another tokenizer than the policy; their KL has no meaning"
         )
-    alike = _same_tokens(template, rewarder)
+    alike = rewarder is not None and _same_tokens(template, rewarder)
     if not alike:
-        run.log("the reward model has another tokenizer than the policy: the critic starts as the policy, its head new")
+        why = "no reward model" if rewarder is None else "the reward model has another tokenizer than the policy"
+        run.log(f"{why}: the critic starts as the policy, its head new")
     assert inputs.data is not None
     prompts = train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped)
     room = prompt_room(s.max_length, config.max_new_tokens)
@@ -202,9 +206,9 @@ def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
         config,
         s,
         policy=trained_policy(inputs.policy, s),
-        critic=trained_reward_model(rewarder if alike else inputs.policy, s, template.pad_id),
+        critic=trained_reward_model(rewarder if rewarder and alike else inputs.policy, s, template.pad_id),
         reference=load_policy(reference, dtype, device).requires_grad_(False),
-        reward=LearnedReward(rewarder, dtype, device, max_length=s.max_length),
+        reward=reward,
         prompts=prompts,
         template=template,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prefloop.models.template import Encoded, Template
 from prefloop.records import Comparison, Demonstration, Ledger, Messages, prompt_id, split_of
-from prefloop.snapshots.formats import load_comparisons, load_demonstrations, load_prompts
+from prefloop.snapshots.formats import load_comparisons, load_demonstrations, load_prompts, parse_prompt
+from prefloop.snapshots.rows import Reject, read_rows
 
 Item = TypeVar("Item", Comparison, Demonstration, Messages)
 Row = TypeVar("Row")
@@ -94,6 +95,28 @@ def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_droppe
     """The training side's prompts of a snapshot or file of any kind, each once, in order."""
     items, _ = _split(load_prompts, source, ledger, test_share, max_dropped)
     return list({prompt_id(item): item for item in items}.values())
+
+
+TEXTS = frozenset({"prompt", "completion", "chosen", "rejected", "messages", "conversations"})
+"""Columns that are the conversation itself."""
+
+
+def prompt_columns(source: Path, ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """What the rows of a file or snapshot say beside each prompt, by the prompt's id; for rewards that look things up.
+
+    Of a prompt with several rows the first one counts; where others say something else, the ledger notes it.
+    """
+    files = sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
+    found: dict[str, dict[str, Any]] = {}
+    for file in (f for f in files if f.name in ("train.jsonl", "test.jsonl") or f == source):
+        for _, row in read_rows(file):
+            prompt = row if isinstance(row, Reject) else parse_prompt(row)
+            if isinstance(row, Reject) or isinstance(prompt, Reject):
+                continue  # in the ledger already, by whoever loaded the prompts
+            said = {str(name): value for name, value in row.items() if name not in TEXTS}
+            if found.setdefault(prompt_id(prompt), said) != said:
+                ledger.note("prompt again with other columns")
+    return found
 
 
 def _split(

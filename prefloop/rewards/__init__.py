@@ -1,1 +1,4 @@
-"""Where reward comes from. `checkers` are the task world's ground truth; `sandbox` runs what a model wrote."""
+"""Where reward comes from: reward models, rules, and parts put together (`composition`).
+
+`checkers` are the task world's ground truth; `sandbox` runs what a model wrote.
+"""

@@ -174,11 +174,8 @@ def check_arithmetic(text: str, spec: Mapping[str, Any]) -> Check:
     short       1 to 40 words
     A wrong answer gets no credit for form: 0.1 when there is a number at all, else 0.
     """
-    plain = text.replace("−", "-").replace("–", "-")
-    if not any(character.isdigit() for character in plain):
-        for value, word in reversed(list(enumerate(_NUMBER_WORDS))):
-            plain = re.sub(rf"(?i)\b{word}\b", str(value), plain)
-    numbers = [float(number.replace(",", "")) for number in _NUMBER.findall(plain)]
+    plain = _digits(text)
+    numbers = numbers_in(text)
     equations = [(int(a), sign, int(b), int(c)) for a, sign, b, c in _EQUATION.findall(plain)]
     outside = [float(number.replace(",", "")) for number in _NUMBER.findall(_EQUATION.sub(" ; ", plain))]
     answer = spec["answer"]
@@ -191,6 +188,19 @@ def check_arithmetic(text: str, spec: Mapping[str, Any]) -> Check:
     }
     verdict = _verdict(parts, ARITHMETIC_WEIGHTS, "number")
     return verdict if right else Check(False, 0.1 if numbers else 0.0, parts, "number")
+
+
+def numbers_in(text: str) -> list[float]:
+    """Every number of a text, in order; where it has no digit, numbers up to twenty that are written as words."""
+    return [float(number.replace(",", "")) for number in _NUMBER.findall(_digits(text))]
+
+
+def _digits(text: str) -> str:
+    plain = text.replace("−", "-").replace("–", "-")
+    if not any(character.isdigit() for character in plain):
+        for value, word in reversed(list(enumerate(_NUMBER_WORDS))):
+            plain = re.sub(rf"(?i)\b{word}\b", str(value), plain)
+    return plain
 
 
 def _holds(a: int, sign: str, b: int, c: int) -> bool:

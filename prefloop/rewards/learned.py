@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from prefloop.records import Message
 
 
 class LearnedReward:
-    """A reward function `(prompts, completions, columns) -> scores` (TRL's signature) from a reward model."""
+    """A reward function `(prompts, completions, **columns) -> scores` (TRL's signature) from a reward model."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class LearnedReward:
         self,
         prompts: Sequence[Sequence[Message]],
         completions: Sequence[str],
-        columns: Mapping[str, Sequence[Any]] | None = None,
+        **columns: Sequence[Any],
     ) -> list[float]:
         """One score per completion. A completion that was cut off is scored as if it ended there."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]

@@ -8,7 +8,8 @@ samples is a function of the weights, the seed and its number, so a killed run s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,16 +21,14 @@ from prefloop.errors import RunError
 from prefloop.generation.sampler import Sampler, Sampling
 from prefloop.models.heads import base_of, trainable
 from prefloop.models.template import Template
-from prefloop.records import Message, Messages
+from prefloop.records import Messages
+from prefloop.rewards.composition import Composition, Reward, scored
 from prefloop.training.metrics import Means
 from prefloop.training.offline import Loss
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
 from prefloop.training.rollout import Rollout, make_rollout
 from prefloop.training.run import Run, generator
-
-Reward = Callable[[Sequence[Sequence[Message]], Sequence[str]], Sequence[float]]
-"""A reward: scores of completions, given their prompts."""
 
 
 class OnlineAlgorithm(Protocol):
@@ -90,6 +89,8 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
         first, tensors, state = restored
         optimizer.load(tensors, int(state["optimizer_steps"]))
         algorithm.load_state(state["algorithm"])
+        if isinstance(algorithm.reward, Composition):
+            algorithm.reward.load_state(state["reward"])
     # No dropout anywhere: the ratio would otherwise compare two different networks.
     for model in algorithm.models:
         model.eval()
@@ -106,11 +107,18 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
                     _update(algorithm, optimizer, rollout, part, s.micro_batch_tokens, means, texts)
             rollout_means = Means()
             rollout_means.add(logged)
-            values = {**rollout_means.read(), **means.read(), **algorithm.state()}
+            rollout_means.add(part_metrics(rollout.parts))
+            if isinstance(algorithm.reward, Composition):
+                algorithm.reward.adapt(rollout.parts)
+            values = {**rollout_means.read(), **means.read(), **algorithm.state(), **reward_state(algorithm.reward)}
             if (step + 1) % s.log_every == 0 or step + 1 == rollouts:
                 run.record(step + 1, {"episode": (step + 1) * s.batch_size, **values})
             advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
-            state = {"optimizer_steps": optimizer.steps, "algorithm": algorithm.state()}
+            state = {
+                "optimizer_steps": optimizer.steps,
+                "algorithm": algorithm.state(),
+                "reward": reward_state(algorithm.reward),
+            }
             run.checkpoint(step + 1, optimizer.tensors, state)
     return {}
 
@@ -124,12 +132,28 @@ def sample_rollout(
     drawn = sampler(ids, 1, algorithm.sampling, generator(run.settings.seed, "rollout", step))
     samples = [group[0] for group in drawn]
     texts = [algorithm.template.decode(s.ids) for s in samples]
-    scores = [float(score) for score in algorithm.reward(prompts, texts)]
-    bad = next((i for i, score in enumerate(scores) if not math.isfinite(score)), None)
+    found = scored(algorithm.reward, prompts, texts)
+    bad = next((i for i, score in enumerate(found.total) if not math.isfinite(score)), None)
     if bad is not None:
-        raise RunError(f"the reward gave {scores[bad]} at rollout {step + 1} for {texts[bad][:60]!r}")
+        raise RunError(f"the reward gave {found.total[bad]} at rollout {step + 1} for {texts[bad][:60]!r}")
     device = next(algorithm.policy.parameters()).device
-    return make_rollout(ids, samples, scores, algorithm.template.pad_id, step, device), texts
+    rollout = make_rollout(ids, samples, found.total, algorithm.template.pad_id, step, device)
+    return replace(rollout, parts=found.parts), texts
+
+
+def part_metrics(parts: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
+    """`rewards/<name>/mean` and `/std` of each part of a reward, over the completions that it applies to (not NaN)."""
+    result: dict[str, Tensor] = {}
+    for name, values in parts.items():
+        applies = torch.tensor([v for v in values if not math.isnan(v)], dtype=torch.double)
+        if len(applies):
+            result |= {f"rewards/{name}/mean": applies.mean(), f"rewards/{name}/std": applies.std(correction=0)}
+    return result
+
+
+def reward_state(reward: Reward) -> dict[str, float]:
+    """What a reward has learned during the run: the prices of its constraints."""
+    return reward.state() if isinstance(reward, Composition) else {}
 
 
 def prompt_room(max_length: int, max_new_tokens: int) -> int:

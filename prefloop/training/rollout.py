@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,6 +32,8 @@ class Rollout:
     weight_version: int
     """Rollouts that the policy had been trained on when it sampled."""
     added: dict[str, Tensor] = field(default_factory=dict)
+    parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What each part of the reward said of each sequence of the whole rollout, before it was weighted."""
 
     def __len__(self) -> int:
         return len(self.ids)

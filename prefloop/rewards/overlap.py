@@ -1,0 +1,52 @@
+"""Likeness to a reference answer: ROUGE, BLEU and chrF, by the libraries that define them (extra `overlap`).
+
+METEOR needs WordNet, which would have to be fetched; BERTScore a model of 1.4 GB and a library without a release since
+2023. Neither is here; with either installed, any function of yours is a reward (`function: module:name`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from prefloop.errors import InputError
+
+OverlapReward = Callable[..., list[float | None]]
+INSTALL = "pip install 'prefloop[overlap]'"
+
+
+def rouge(kind: str = "rougeL", column: str = "reference") -> OverlapReward:
+    """ROUGE F1 (Lin 2004) against the text in `column`, 0..1: rouge1, rouge2, ... or rougeL; stems, as is usual."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise InputError(f"rouge needs a library: {INSTALL}") from None
+    try:
+        scorer = RougeScorer([kind], use_stemmer=True)
+        scorer.score("a", "a")
+    except ValueError as error:
+        raise InputError(f"rouge: {error}; use rouge1, rouge2 or rougeL") from None
+    return _against(column, lambda text, reference: float(scorer.score(reference, text)[kind].fmeasure))
+
+
+def sacrebleu(metric: Literal["bleu", "chrf"] = "chrf", column: str = "reference") -> OverlapReward:
+    """Sentence BLEU (Post 2018; with effective order, exponential smoothing) or chrF (Popovic 2015), 0..1."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError:
+        raise InputError(f"sacrebleu needs a library: {INSTALL}") from None
+    if metric not in ("bleu", "chrf"):
+        raise InputError(f"metric must be bleu or chrf, got {metric!r}")
+    scorer = BLEU(effective_order=True) if metric == "bleu" else CHRF()
+    return _against(column, lambda text, reference: float(scorer.sentence_score(text, [reference]).score) / 100)
+
+
+def _against(column: str, likeness: Callable[[str, str], float]) -> OverlapReward:
+    def score(completions: Sequence[str], **columns: Sequence[Any]) -> list[float | None]:
+        if column not in columns:
+            raise InputError(f"the data have no column {column!r} with the reference answer")
+        pairs = zip(completions, columns[column], strict=True)
+        return [None if reference is None else likeness(text, str(reference)) for text, reference in pairs]
+
+    return score
