@@ -114,15 +114,15 @@ def build(method: str, inputs: Path, folder: Path, **changes: Any) -> tuple[Any,
     from prefloop.records import Ledger
     from prefloop.settings import build_together
     from prefloop.training.method import Inputs
-    from prefloop.training.run import Run, RunSettings
+    from prefloop.training.run import Run
 
     way = METHODS[method]
     mapping = {**way.defaults, **settings_of(method, inputs, **changes)}
-    settings, config = build_together([RunSettings, way.config], mapping)
+    settings, *online, config = build_together(way.settings, mapping)
     run = Run(folder, method, settings, {"method": method}, log=lambda words: None)
     run.begin(resume=False)
     data = Path(settings.data) if settings.data else None
-    given = Inputs(settings.policy, data, lambda ref, kind: ref, inputs, {}, Ledger())
+    given = Inputs(settings.policy, data, lambda ref, kind: ref, inputs, {}, Ledger(), *online)
     return way.build(config, run, given), run
 
 

@@ -95,16 +95,16 @@ def parts_of(method: str, inputs: Path, folder: Path, **changes: Any) -> tuple[A
     algorithm, run = build(method, inputs, folder, **changes)
     if METHODS[method].loop == "offline":
         return algorithm, run, list(algorithm.train_rows[:6])
-    sampler = Sampler(algorithm.policy, algorithm.template)
-    rollout, _ = online.sample_rollout(algorithm, sampler, algorithm.prompts[:6], run, 0)
-    algorithm.prepare(rollout)
-    return algorithm, run, [rollout]
+    roles = algorithm.roles
+    sampler = Sampler(roles.policy, roles.template)
+    rollout, _ = online.sample_rollout(roles, sampler, roles.prompts[:6], run, 0)
+    return algorithm, run, [algorithm.prepare(roles.measured(rollout, 10**6))]
 
 
 def gradients(method: str, algorithm: Any, rows: Sequence[Any], budget: int, monkeypatch: Any) -> list[Tensor]:
     """The gradient of one optimizer step, clipped or not, as the loop puts it together."""
     found: list[Tensor] = []
-    models = algorithm.models if METHODS[method].loop == "online" else [algorithm.model]
+    models = algorithm.roles.trained if METHODS[method].loop == "online" else [algorithm.model]
     parameters = [p for model in models for p in model.parameters() if p.requires_grad]
     optimizer = Optimizer(parameters, Schedule(0.0, 1, 0, "constant"))
 
@@ -148,9 +148,9 @@ def test_masked_decisions_get_no_gradient(
         (rollout,) = rows
         padding = torch.arange(rollout.ids.shape[1]) >= rollout.lengths[:, None]
         assert padding.any()
-        rollout.ids[padding] = algorithm.template.eos_id
-        for name in ("logprobs", "values", "advantages", "returns"):
-            rollout.added[name][~rollout.valid] = 99.0
+        rollout.ids[padding] = algorithm.roles.template.eos_id
+        for column in rollout.added.values():
+            column[~rollout.valid] = 99.0
     else:
         assert algorithm.template.pad_id != algorithm.template.eos_id
         algorithm.template.pad_id = algorithm.template.eos_id
@@ -232,11 +232,11 @@ def test_ppo_has_no_dropout(inputs: Path, tmp_path: Path, monkeypatch: pytest.Mo
     modes: list[bool] = []
     honest = type(algorithm).loss
     monkeypatch.setattr(
-        type(algorithm), "loss", lambda self, rows: (modes.append(self.policy.training), honest(self, rows))[1]
+        type(algorithm), "loss", lambda self, rows: (modes.append(self.roles.policy.training), honest(self, rows))[1]
     )
-    algorithm.policy.train()
-    algorithm.critic.train()
+    algorithm.roles.policy.train()
+    algorithm.roles.critic.train()
     online.train_online(algorithm, run)
     assert modes == [False] * 4
-    assert not algorithm.critic.training
+    assert not algorithm.roles.critic.training
     assert isinstance(run, Run)

@@ -16,6 +16,7 @@ import pytest
 from prefloop.algorithms import METHODS
 from prefloop.artifacts.workspace import WorkspaceSettings
 from prefloop.cli.app import app
+from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.run import RunSettings
 from prefloop.workflows.loop import LoopConfig
 
@@ -25,7 +26,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 VERBS = [command.name for command in app.registered_commands if command.name]
 ARROWS = ["questions", "import", "store", "snapshots", "reward_model", "training", "sampling", "evaluation", "report"]
 ARROWS += ["serve", "api", "team", "lineage", "loop", "demo", "workspace", "cli", "settings", "python", "own", "resume"]
-ARROWS += ["quality", "rewards"]
+ARROWS += ["quality", "rewards", "online"]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(python|sh) test\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -79,9 +80,9 @@ def test_every_method_has_a_page_with_its_settings_and_an_example(method: str) -
     assert f"`{method}`" in text("training")
 
 
-@pytest.mark.parametrize("owner", ["settings", "workspace", "loop", *METHODS])
+@pytest.mark.parametrize("owner", ["settings", "online", "workspace", "loop", *METHODS])
 def test_every_setting_stands_on_its_page(owner: str) -> None:
-    shared = {"settings": RunSettings, "workspace": WorkspaceSettings, "loop": LoopConfig}
+    shared = {"settings": RunSettings, "online": OnlineSettings, "workspace": WorkspaceSettings, "loop": LoopConfig}
     cls = shared.get(owner) or METHODS[owner].config
     for inner in settings_classes(cls):
         for field in dataclasses.fields(inner):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefloop.records import Ledger
-from prefloop.training.run import Run
+from prefloop.training.online_settings import OnlineSettings
+from prefloop.training.run import Run, RunSettings
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Inputs:
     """The folder of the run file."""
     text_generators: Mapping[str, Callable[[int], Any]]
     ledger: Ledger
+    online: OnlineSettings | None = None
+    """What the methods that sample share."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,8 @@ class Method:
     loop: Literal["offline", "online"]
     build: Callable[[Any, Run, Inputs], Any]
     summary: str
+
+    @property
+    def settings(self) -> list[type[Any]]:
+        """Where its settings stand: those of every run, those of its loop, its own."""
+        return [RunSettings, *([OnlineSettings] if self.loop == "online" else []), self.config]

@@ -1,8 +1,9 @@
 """The online loop: sample -> reward -> advantages -> minibatch losses. PPO and its relatives.
 
-The loop owns sampling, epochs, minibatches, the optimizer, checkpoints and logging. An algorithm gives
-`prepare(rollout)`, once per rollout, and `loss(minibatch)`. A checkpoint is taken between rollouts, and what a rollout
-samples is a function of the weights, the seed and its number, so a killed run samples it again, bit for bit.
+The loop owns sampling, measuring, the price of KL, epochs, minibatches, the optimizer, checkpoints and logging. An
+algorithm gives `prepare(rollout)`, once per rollout, and `loss(minibatch)`. A checkpoint is taken between rollouts, and
+what a rollout samples is a function of the weights, the seed and its number, so a killed run samples it again, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from prefloop.datasets.collate import batch_indices, micro_batches
 from prefloop.errors import RunError
-from prefloop.generation.sampler import Sampler, Sampling
+from prefloop.generation.sampler import Sampler
 from prefloop.models.heads import base_of, trainable
-from prefloop.models.template import Template
 from prefloop.records import Messages
 from prefloop.rewards.composition import Composition, Reward, scored
+from prefloop.training.kl import KLController
 from prefloop.training.metrics import Means
 from prefloop.training.offline import Loss
+from prefloop.training.online_roles import Roles, prompt_room
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
 from prefloop.training.rollout import Rollout, make_rollout
@@ -35,32 +37,15 @@ class OnlineAlgorithm(Protocol):
     """What the loop needs to know of a method."""
 
     name: str
-    template: Template
-    policy: nn.Module
-    """What samples."""
-    models: Sequence[nn.Module]
-    """Everything that is trained, the policy first."""
-    prompts: Sequence[Messages]
-    reward: Reward
-    sampling: Sampling
-    rollout_epochs: int
-    minibatches: int
+    roles: Roles
 
-    def prepare(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Add what the losses need to `rollout.added`; returns what to log about the rollout."""
+    def prepare(self, rollout: Rollout) -> Rollout:
+        """The measured rollout with what the losses need, such as `advantages`, added."""
         ...
 
     def loss(self, minibatch: Rollout) -> Loss:
         """One value per valid decision."""
         ...
-
-    def state(self) -> dict[str, float]:
-        """What a resumed run needs beside weights, optimizer and seeds."""
-        ...
-
-    def load_state(self, state: dict[str, float]) -> None: ...
-
-    def save(self, folder: Path) -> None: ...
 
 
 def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
@@ -68,76 +53,94 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
 
     Raises RunError within a step when a score, a loss or a gradient is not finite, and names the rows.
     """
-    s = run.settings
-    if not algorithm.prompts:
+    s, roles = run.settings, algorithm.roles
+    online = roles.settings
+    if not roles.prompts:
         raise RunError("there is no prompt to sample from")
-    rollouts = s.steps if s.steps is not None else max(1, round(s.epochs * len(algorithm.prompts) / s.batch_size))
-    updates = algorithm.rollout_epochs * algorithm.minibatches
+    rollouts = s.steps if s.steps is not None else max(1, round(s.epochs * len(roles.prompts) / s.batch_size))
+    updates = online.rollout_epochs * online.minibatches
     ends = None if s.stop_at is None else s.stop_at * updates
-    schedule = Schedule(s.lr, rollouts * updates, s.warmup, s.schedule, ends, s.cooldown * updates)
     optimizer = Optimizer(
-        trainable(algorithm.models),
-        schedule,
+        trainable(roles.trained),
+        Schedule(s.lr, rollouts * updates, s.warmup, s.schedule, ends, s.cooldown * updates),
         weight_decay=s.weight_decay,
         betas=(0.9, 0.95),
         eps=1e-5,
         max_grad_norm=s.max_grad_norm,
     )
+    kl = KLController(online.beta, online.kl_target, online.kl_horizon)
     rollouts = min(rollouts, s.stop_at or rollouts)
     first = 0
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, int(state["optimizer_steps"]))
-        algorithm.load_state(state["algorithm"])
-        if isinstance(algorithm.reward, Composition):
-            algorithm.reward.load_state(state["reward"])
+        kl.beta = state["beta"]
+        if isinstance(roles.reward, Composition):
+            roles.reward.load_state(state["reward"])
     # No dropout anywhere: the ratio would otherwise compare two different networks.
-    for model in algorithm.models:
+    for model in roles.trained:
         model.eval()
-    sampler = Sampler(base_of(algorithm.policy), algorithm.template)
+    sampler = Sampler(base_of(roles.policy), roles.template)
     with progress(algorithm.name, rollouts, first) as advance:
         for step in range(first, rollouts):
-            chosen = _cycled(len(algorithm.prompts), s.batch_size, step, s.seed)
-            rollout, texts = sample_rollout(algorithm, sampler, [algorithm.prompts[i] for i in chosen], run, step)
-            logged = algorithm.prepare(rollout)
+            chosen = _cycled(len(roles.prompts), s.batch_size, step, s.seed)
+            sampled, texts = sample_rollout(roles, sampler, [roles.prompts[i] for i in chosen], run, step)
+            measured = roles.measured(replace(sampled, beta=kl.beta), s.micro_batch_tokens)
+            rollout = algorithm.prepare(measured)
             means = Means()
-            for epoch in range(algorithm.rollout_epochs):
+            means.add(objectives(measured))
+            kl.update(float(sequence_kl(measured).mean()), len(measured))
+            for epoch in range(online.rollout_epochs):
                 order = torch.randperm(len(rollout), generator=generator(s.seed, "minibatches", step, epoch)).tolist()
-                for part in _parts(order, algorithm.minibatches):
+                for part in _parts(order, online.minibatches):
                     _update(algorithm, optimizer, rollout, part, s.micro_batch_tokens, means, texts)
-            rollout_means = Means()
-            rollout_means.add(logged)
-            rollout_means.add(part_metrics(rollout.parts))
-            if isinstance(algorithm.reward, Composition):
-                algorithm.reward.adapt(rollout.parts)
-            values = {**rollout_means.read(), **means.read(), **algorithm.state(), **reward_state(algorithm.reward)}
+            means.add(part_metrics(measured.parts))
+            if isinstance(roles.reward, Composition):
+                roles.reward.adapt(measured.parts)
+            values = {**means.read(), "objective/beta": kl.beta, **reward_state(roles.reward)}
             if (step + 1) % s.log_every == 0 or step + 1 == rollouts:
                 run.record(step + 1, {"episode": (step + 1) * s.batch_size, **values})
             advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
-            state = {
-                "optimizer_steps": optimizer.steps,
-                "algorithm": algorithm.state(),
-                "reward": reward_state(algorithm.reward),
-            }
+            state = {"optimizer_steps": optimizer.steps, "beta": kl.beta, "reward": reward_state(roles.reward)}
             run.checkpoint(step + 1, optimizer.tensors, state)
     return {}
 
 
+def sequence_kl(rollout: Rollout) -> Float[Tensor, "B"]:
+    """log pi - log reference of each sequence, in nats: an estimate of the KL from one sample."""
+    return ((rollout.added["logprobs"] - rollout.added["reference"]) * rollout.valid).sum(1)
+
+
+def objectives(rollout: Rollout) -> dict[str, Tensor]:
+    """What is logged of a measured rollout, one value per sequence; TRL's names."""
+    valid, kl = rollout.valid, sequence_kl(rollout)
+    return {
+        "objective/scores": rollout.scores,
+        "objective/kl": kl,
+        "objective/entropy": (rollout.added["entropy"] * valid).sum(1),
+        "objective/non_score_reward": -rollout.beta * kl,
+        "objective/rlhf_reward": rollout.scores - rollout.beta * kl,
+        "val/num_eos_tokens": rollout.terminated.float(),
+        "length": valid.sum(1).float(),
+        "sampler/logprob_gap": (rollout.added["logprobs"] - rollout.sampled_logprobs)[valid].abs(),
+    }
+
+
 def sample_rollout(
-    algorithm: OnlineAlgorithm, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int
+    roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int
 ) -> tuple[Rollout, list[str]]:
     """One completion for each prompt, scored as text through the reward's own tokenise path."""
-    room = prompt_room(run.settings.max_length, algorithm.sampling.max_new_tokens)
-    ids = [algorithm.template.fit(algorithm.template.prompt(p), room) for p in prompts]
-    drawn = sampler(ids, 1, algorithm.sampling, generator(run.settings.seed, "rollout", step))
+    room = prompt_room(run.settings.max_length, roles.sampling.max_new_tokens)
+    ids = [roles.template.fit(roles.template.prompt(p), room) for p in prompts]
+    drawn = sampler(ids, 1, roles.sampling, generator(run.settings.seed, "rollout", step))
     samples = [group[0] for group in drawn]
-    texts = [algorithm.template.decode(s.ids) for s in samples]
-    found = scored(algorithm.reward, prompts, texts)
+    texts = [roles.template.decode(s.ids) for s in samples]
+    found = scored(roles.reward, prompts, texts)
     bad = next((i for i, score in enumerate(found.total) if not math.isfinite(score)), None)
     if bad is not None:
         raise RunError(f"the reward gave {found.total[bad]} at rollout {step + 1} for {texts[bad][:60]!r}")
-    device = next(algorithm.policy.parameters()).device
-    rollout = make_rollout(ids, samples, found.total, algorithm.template.pad_id, step, device)
+    device = next(roles.policy.parameters()).device
+    rollout = make_rollout(ids, samples, found.total, roles.template.pad_id, step, device)
     return replace(rollout, parts=found.parts), texts
 
 
@@ -154,11 +157,6 @@ def part_metrics(parts: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
 def reward_state(reward: Reward) -> dict[str, float]:
     """What a reward has learned during the run: the prices of its constraints."""
     return reward.state() if isinstance(reward, Composition) else {}
-
-
-def prompt_room(max_length: int, max_new_tokens: int) -> int:
-    """Tokens that a prompt may have in a rollout: what the answer leaves, and half of `max_length` at least."""
-    return max(max_length // 2, max_length - max_new_tokens)
 
 
 def _update(

@@ -31,6 +31,8 @@ class Rollout:
     """The reward of each whole sequence."""
     weight_version: int
     """Rollouts that the policy had been trained on when it sampled."""
+    beta: float = 0.0
+    """Price of a nat of KL from the reference, for this rollout."""
     added: dict[str, Tensor] = field(default_factory=dict)
     parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What each part of the reward said of each sequence of the whole rollout, before it was weighted."""
@@ -42,6 +44,14 @@ class Rollout:
     def lengths(self) -> Int[Tensor, "B"]:
         """Tokens of each row of `ids`, padding left out."""
         return self.starts + self.valid.sum(1)
+
+    def adding(self, **tensors: Tensor) -> Rollout:
+        """The same rollout with more columns: [B, T], 0 where not valid, or [B]."""
+        return replace(self, added={**self.added, **tensors})
+
+    def decisions(self, *names: str) -> list[Float[Tensor, "n"]]:
+        """Added columns at the valid decisions, in one row after the other."""
+        return [self.added[name][self.valid] for name in names]
 
     def rows(self, index: Sequence[int]) -> Rollout:
         """Some of the sequences, without the columns that only the others need."""

@@ -23,6 +23,7 @@ from prefloop.store.feedback import answers
 from prefloop.training.method import Inputs, Method
 from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
+from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.run import Run, RunSettings, read_metrics
 from prefloop.workflows.data import snapshot
 from prefloop.workflows.places import Place, store_of, workspace_at, workspace_or_none
@@ -70,7 +71,9 @@ def train(
     mapping = merge(mapping, {key: str(value) for key, value in given.items() if value is not None})
     laid = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     mapping = merge({**way.defaults, **mapping}, laid)
-    settings, config = build_together([RunSettings, way.config], mapping, str(run or f"train {method}"))
+    parts = build_together(way.settings, mapping, str(run or f"train {method}"))
+    settings: RunSettings = parts[0]
+    online = next((part for part in parts if isinstance(part, OnlineSettings)), None)
 
     place = workspace_at(workspace) if out is None else workspace_or_none(workspace)
     parents: list[str] = []
@@ -87,7 +90,8 @@ def train(
     start = str(BUILTIN) if way.data == "text" else found(settings.policy, "policy")
     # A snapshot is a parent and named by its hash; a plain file may change between a kill and a resume.
     read = {"data_sha256": sha256_of(source)} if source is not None and source.is_file() else {}
-    resolved = {"method": method, **as_dict(settings), **as_dict(config), **read, "parents": sorted(parents)}
+    written = {key: value for part in parts for key, value in as_dict(part).items()}
+    resolved = {"method": method, **written, **read, "parents": sorted(parents)}
     job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
     if resume and (finished := _finished(out, resolved)) is not None:
         log(f"this run is finished: {finished.path}")
@@ -99,15 +103,14 @@ def train(
     with contextlib.closing(job):
         job.begin(resume)
         ledger = Ledger()
-        algorithm = way.build(
-            config, job, Inputs(start, source, found, base, {"task_text": lambda s: task_text(10**9, s)}, ledger)
-        )
+        texts = {"task_text": lambda s: task_text(10**9, s)}
+        algorithm = way.build(parts[-1], job, Inputs(start, source, found, base, texts, ledger, online))
         ledger.check(settings.max_dropped, str(source or method))
         log(f"{method}: {ledger.used} rows ({ledger.words()})")
         summary = LOOPS[way.loop](algorithm, job)
 
         def fill(folder: Path) -> None:
-            algorithm.save(folder)
+            (algorithm if online is None else algorithm.roles).save(folder)
             (folder / "metrics.jsonl").write_bytes((job.folder / "metrics.jsonl").read_bytes())
             write_json(folder / "ledger.json", ledger.as_dict())
 

@@ -25,6 +25,8 @@ from prefloop.models.load import load_policy, load_tokenizer
 from prefloop.models.template import Encoded, Template
 from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
+from prefloop.training.online_roles import Roles
+from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.run import Run, RunSettings
 from tests.small import build, write_pairs
 
@@ -101,21 +103,12 @@ def test_ppo_approaches_the_optimum(folder: Path) -> None:
     torch.manual_seed(2)
     critic = GPT2ForSequenceClassification(GPT2Config(**SHAPE, num_labels=1))
     ScoreHead(critic).initialise(0)
-    config = PPOConfig(
-        beta=BETA,
-        max_new_tokens=2,
-        missing_eos_score=None,
-        rollout_epochs=2,
-        minibatches=2,
-        value_coef=0.5,
-        gae_lambda=1.0,
-    )
+    online = OnlineSettings(beta=BETA, max_new_tokens=2, missing_eos_score=None, rollout_epochs=2, minibatches=2)
     settings = RunSettings(
         steps=60, batch_size=512, lr=1e-2, schedule="linear", device="cpu", dtype="float32", micro_batch_tokens=10**6
     )
-    algorithm = PPO(
-        config,
-        settings,
+    roles = Roles(
+        online,
         policy=policy,
         critic=critic,
         reference=reference.requires_grad_(False),
@@ -123,6 +116,7 @@ def test_ppo_approaches_the_optimum(folder: Path) -> None:
         prompts=[[{"role": "user", "content": "c"}]],
         template=template,
     )
+    algorithm = PPO(PPOConfig(value_coef=0.5, gae_lambda=1.0), roles)
     run = Run(folder / "run", "ppo", settings, {}, log=lambda words: None)
     run.begin(False)
     start = distribution(policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,27 @@ def moved(algorithm: Any) -> Any:
     """A policy that has left its reference: otherwise every KL is 0."""
     torch.manual_seed(8)
     with torch.no_grad():
-        for parameter in algorithm.policy.parameters():
+        for parameter in algorithm.roles.policy.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return algorithm
 
 
 def rollout_of(algorithm: Any, scores: tuple[float, float] = (2.0, 5.0)) -> Rollout:
     """Two completions: one of three tokens that ended with EOS, and one of five that was cut off."""
-    eos = algorithm.template.eos_id
+    eos = algorithm.roles.template.eos_id
     samples = [
         Sample([70, 80, eos], [-1.0] * 3, terminated=True),
         Sample([90, 91, 92, 93, 94], [-1.0] * 5, terminated=False),
     ]
-    prompts = [algorithm.template.prompt(prompt) for prompt in algorithm.prompts[:2]]
-    return make_rollout(prompts, samples, scores, algorithm.template.pad_id, 0, torch.device("cpu"))
+    prompts = [algorithm.roles.template.prompt(prompt) for prompt in algorithm.roles.prompts[:2]]
+    return make_rollout(prompts, samples, scores, algorithm.roles.template.pad_id, 0, torch.device("cpu"))
+
+
+def prepared(algorithm: Any, rollout: Rollout, beta: float | None = None) -> tuple[Rollout, dict[str, Tensor]]:
+    """The rollout as its losses see it, and what is logged of it; KL at the price that the run begins with."""
+    price = algorithm.roles.settings.beta if beta is None else beta
+    measured = algorithm.roles.measured(replace(rollout, beta=price), 4096)
+    return algorithm.prepare(measured), online.objectives(measured)
 
 
 @torch.no_grad()
@@ -69,10 +77,9 @@ def plain_logprobs(model: Any, rollout: Rollout, temperature: float) -> Tensor:
 def test_without_discount_a_return_is_the_score_less_the_kl_still_to_come(made: Made) -> None:
     """The score on the last real token, -beta KL on every token, both models at the sampling temperature."""
     algorithm = moved(made(beta=0.3, gae_lambda=1.0, gamma=1.0, temperature=0.7, missing_eos_score=None)[0])
-    rollout = rollout_of(algorithm)
-    logged = algorithm.prepare(rollout)
-    policy = plain_logprobs(algorithm.policy, rollout, 0.7)
-    reference = plain_logprobs(algorithm.reference.full, rollout, 0.7)
+    rollout, logged = prepared(algorithm, rollout_of(algorithm))
+    policy = plain_logprobs(algorithm.roles.policy, rollout, 0.7)
+    reference = plain_logprobs(algorithm.roles.reference, rollout, 0.7)
     torch.testing.assert_close(rollout.added["logprobs"], policy, atol=1e-5, rtol=0)
     kl = (policy - reference).tolist()
     expected = [[2.0 - 0.3 * sum(kl[0][t:3]) for t in range(3)], [5.0 - 0.3 * sum(kl[1][t:5]) for t in range(5)]]
@@ -85,8 +92,7 @@ def test_without_discount_a_return_is_the_score_less_the_kl_still_to_come(made: 
 
 def test_a_completion_without_eos_gets_the_fixed_score(made: Made) -> None:
     algorithm, _ = made(missing_eos_score=-1.0, beta=0.0, gae_lambda=1.0)
-    rollout = rollout_of(algorithm)
-    logged = algorithm.prepare(rollout)
+    rollout, logged = prepared(algorithm, rollout_of(algorithm))
     assert logged["objective/scores"].tolist() == [2.0, -1.0]
     assert rollout.added["returns"][:, 0].tolist() == pytest.approx([2.0, -1.0], abs=1e-5)
     assert logged["val/num_eos_tokens"].tolist() == [1.0, 0.0]
@@ -95,13 +101,12 @@ def test_a_completion_without_eos_gets_the_fixed_score(made: Made) -> None:
 
 def test_null_leaves_it_to_the_reward(made: Made) -> None:
     algorithm, _ = made(missing_eos_score=None)
-    assert algorithm.prepare(rollout_of(algorithm))["objective/scores"].tolist() == [2.0, 5.0]
+    assert prepared(algorithm, rollout_of(algorithm))[1]["objective/scores"].tolist() == [2.0, 5.0]
 
 
 def test_advantages_are_whitened_over_the_decisions_alone(made: Made) -> None:
     algorithm = moved(made()[0])
-    rollout = rollout_of(algorithm)
-    algorithm.prepare(rollout)
+    rollout, _ = prepared(algorithm, rollout_of(algorithm))
     decisions = rollout.added["advantages"][rollout.valid]
     assert len(decisions) == 8
     assert decisions.mean().item() == pytest.approx(0.0, abs=1e-5)
@@ -112,8 +117,7 @@ def test_advantages_are_whitened_over_the_decisions_alone(made: Made) -> None:
 def test_whitened_rewards_keep_their_mean(made: Made) -> None:
     """Rewards 0 0 2 and 0 0 0 0 5: mean 7/8, variance 29/8 - 49/64. The sum of a row's is its first return."""
     algorithm, _ = made(whiten_rewards=True, beta=0.0, gae_lambda=1.0, missing_eos_score=None)
-    rollout = rollout_of(algorithm)
-    algorithm.prepare(rollout)
+    rollout, _ = prepared(algorithm, rollout_of(algorithm))
     mean, deviation = 7 / 8, math.sqrt(29 / 8 - 49 / 64)
     first = [(total - count * mean) / deviation + count * mean for total, count in ((2, 3), (5, 5))]
     assert rollout.added["returns"][:, 0].tolist() == pytest.approx(first, abs=1e-4)
@@ -123,9 +127,9 @@ def test_at_the_start_the_ratio_is_1_and_the_kl_0(made: Made) -> None:
     """Epoch 1, minibatch 1: nothing is clipped, because nothing has moved; and what was sampled is what is trained."""
     algorithm, run = made()
     rollout, _ = online.sample_rollout(
-        algorithm, Sampler(algorithm.policy, algorithm.template), algorithm.prompts[:6], run, 0
+        algorithm.roles, Sampler(algorithm.roles.policy, algorithm.roles.template), algorithm.roles.prompts[:6], run, 0
     )
-    logged = algorithm.prepare(rollout)
+    rollout, logged = prepared(algorithm, rollout)
     assert logged["objective/kl"].abs().max().item() < 1e-5
     assert logged["sampler/logprob_gap"].max().item() < 1e-5
     metrics = algorithm.loss(rollout).metrics
@@ -142,18 +146,17 @@ def test_at_the_start_the_ratio_is_1_and_the_kl_0(made: Made) -> None:
 def test_eos_is_a_decision_that_is_trained(made: Made) -> None:
     """Only EOS has an advantage: its gradient makes the policy stop more often."""
     algorithm, _ = made(value_coef=0.0)
-    rollout = rollout_of(algorithm)
-    algorithm.prepare(rollout)
+    rollout, _ = prepared(algorithm, rollout_of(algorithm))
     advantages = torch.zeros_like(rollout.added["advantages"])
     advantages[0, 2] = 1.0
     rollout.added["advantages"] = advantages
-    before = plain_logprobs(algorithm.policy, rollout, 1.0)[0, 2].item()
+    before = plain_logprobs(algorithm.roles.policy, rollout, 1.0)[0, 2].item()
     algorithm.loss(rollout).values.sum().backward()
     with torch.no_grad():
-        for parameter in algorithm.policy.parameters():
+        for parameter in algorithm.roles.policy.parameters():
             parameter.sub_(0.1 * parameter.grad)
-    assert rollout.ids[0, rollout.starts[0] + 2].item() == algorithm.template.eos_id
-    assert plain_logprobs(algorithm.policy, rollout, 1.0)[0, 2].item() > before + 0.01
+    assert rollout.ids[0, rollout.starts[0] + 2].item() == algorithm.roles.template.eos_id
+    assert plain_logprobs(algorithm.roles.policy, rollout, 1.0)[0, 2].item() > before + 0.01
 
 
 @pytest.mark.parametrize(("epochs", "minibatches"), [(1, 1), (3, 2), (2, 6)])
@@ -175,9 +178,9 @@ def test_minibatches_are_real_optimizer_steps(
 def test_the_gradient_is_really_clipped(made: Made) -> None:
     """A norm of 1e-12 leaves Adam, whose eps is 1e-5, with steps a ten-millionth of the learning rate."""
     algorithm, run = made(steps=1, max_grad_norm=1e-12, lr=1.0, schedule="constant")
-    before = [p.detach().clone() for p in algorithm.policy.parameters()]
+    before = [p.detach().clone() for p in algorithm.roles.policy.parameters()]
     online.train_online(algorithm, run)
-    change = max((p - b).abs().max().item() for p, b in zip(algorithm.policy.parameters(), before, strict=True))
+    change = max((p - b).abs().max().item() for p, b in zip(algorithm.roles.policy.parameters(), before, strict=True))
     assert 0 < change < 1e-4
     assert run.metrics[-1]["grad_norm"] > 1e-3
 
@@ -187,9 +190,6 @@ def test_the_price_of_kl_follows_its_target(made: Made) -> None:
     algorithm, run = made(steps=1, beta=0.5, kl_target=1.0, kl_horizon=100.0)
     online.train_online(algorithm, run)
     assert run.metrics[-1]["objective/beta"] == pytest.approx(0.5 * (1 - 0.2 * 6 / 100))
-    assert algorithm.state() == {"objective/beta": algorithm.kl.beta}
-    algorithm.load_state({"objective/beta": 0.125})
-    assert algorithm.kl.beta == 0.125
 
 
 def test_a_high_price_holds_the_policy_at_its_reference(made: Made) -> None:
@@ -214,8 +214,10 @@ def test_the_critic_is_saved_and_loads(inputs: Path, tmp_path: Path) -> None:
 def test_a_cut_prompt_of_a_rollout_keeps_bos_and_its_end(made: Made) -> None:
     algorithm, run = made(max_length=32, max_new_tokens=8)
     prompt = [{"role": "user", "content": "x" * 100 + " the end?"}]
-    rollout, _ = online.sample_rollout(algorithm, Sampler(algorithm.policy, algorithm.template), [prompt], run, 0)
-    whole = algorithm.template.prompt(prompt)
+    rollout, _ = online.sample_rollout(
+        algorithm.roles, Sampler(algorithm.roles.policy, algorithm.roles.template), [prompt], run, 0
+    )
+    whole = algorithm.roles.template.prompt(prompt)
     start = int(rollout.starts[0])
     assert start == 24
     assert rollout.ids[0, :start].tolist() == [whole[0], *whole[-23:]]
@@ -223,7 +225,7 @@ def test_a_cut_prompt_of_a_rollout_keeps_bos_and_its_end(made: Made) -> None:
 
 def test_a_reward_that_is_not_finite_stops_the_run(made: Made) -> None:
     algorithm, run = made(steps=2)
-    algorithm.reward = lambda prompts, texts: [1.0] * (len(texts) - 1) + [float("nan")]
+    algorithm.roles.reward = lambda prompts, texts: [1.0] * (len(texts) - 1) + [float("nan")]
     with pytest.raises(RunError, match="the reward gave nan at rollout 1 for '"):
         online.train_online(algorithm, run)
 
@@ -231,13 +233,13 @@ def test_a_reward_that_is_not_finite_stops_the_run(made: Made) -> None:
 def test_what_is_scored_is_the_text_of_what_was_sampled(made: Made) -> None:
     algorithm, run = made()
     seen: list[tuple[Any, list[str]]] = []
-    algorithm.reward = lambda prompts, texts: (seen.append((prompts, list(texts))), [0.0] * len(texts))[1]
+    algorithm.roles.reward = lambda prompts, texts: (seen.append((prompts, list(texts))), [0.0] * len(texts))[1]
     rollout, texts = online.sample_rollout(
-        algorithm, Sampler(algorithm.policy, algorithm.template), algorithm.prompts[:3], run, 0
+        algorithm.roles, Sampler(algorithm.roles.policy, algorithm.roles.template), algorithm.roles.prompts[:3], run, 0
     )
-    assert seen == [(algorithm.prompts[:3], texts)]
+    assert seen == [(algorithm.roles.prompts[:3], texts)]
     for row, text in enumerate(texts):
         start, count = int(rollout.starts[row]), int(rollout.valid[row].sum())
         ids = rollout.ids[row, start : start + count].tolist()
-        assert algorithm.template.decode(ids) == text
-        assert rollout.ids[row, :start].tolist() == algorithm.template.prompt(algorithm.prompts[row])
+        assert algorithm.roles.template.decode(ids) == text
+        assert rollout.ids[row, :start].tolist() == algorithm.roles.template.prompt(algorithm.roles.prompts[row])

@@ -110,7 +110,7 @@ def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
     assert ids.count(sft.template.eos_id) == 2  # after the earlier answer and after this one; the forged one is text
 
     seen: list[list[int]] = []
-    for scorer in (LearnedReward(inputs / "rm", torch.float32, CPU), ppo.reward):
+    for scorer in (LearnedReward(inputs / "rm", torch.float32, CPU), ppo.roles.reward):
         honest = scorer.head.last
         scorer.max_length = 512
         scorer.head.last = lambda batch, lengths, honest=honest: (
@@ -123,7 +123,7 @@ def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
     reward_model.scores([reward_model.template.encode(TURNS, answer, 512)])
     assert seen == [ids, ids, ids]
 
-    for template in (ppo.template, policy.template):
+    for template in (ppo.roles.template, policy.template):
         assert template.prompt(TURNS) == ids[: row.text.prompt_length]
         assert [*template.prompt(TURNS), *template.completion(answer)] == ids
     asked: list[list[int]] = []

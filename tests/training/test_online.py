@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from prefloop.training.online import _cycled, _parts, prompt_room
+from prefloop.training.online import _cycled, _parts
+from prefloop.training.online_roles import prompt_room
 
 
 @pytest.mark.parametrize(("n", "size"), [(5, 3), (3, 5), (4, 4), (1, 6), (7, 2)])

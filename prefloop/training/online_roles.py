@@ -1,0 +1,135 @@
+"""Who takes part in an online run: policy, reference, critic, reward, and the prompts that they meet on.
+
+A method is given its `Roles` ready made, and what a rollout is to each of them is measured here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prefloop.datasets.collate import micro_batches
+from prefloop.datasets.rows import train_prompts
+from prefloop.errors import InputError
+from prefloop.generation.sampler import Sampling
+from prefloop.models.adapters import save_trained
+from prefloop.models.heads import CompletionLogprobs, ScoreHead
+from prefloop.models.load import load_policy, load_tokenizer
+from prefloop.models.template import Template
+from prefloop.records import Messages
+from prefloop.rewards.composition import Reward
+from prefloop.training.method import Inputs
+from prefloop.training.online_settings import OnlineSettings
+from prefloop.training.reward import built_reward
+from prefloop.training.roles import place_of, trained_policy, trained_reward_model
+from prefloop.training.rollout import Rollout
+from prefloop.training.run import Run
+
+
+class Roles:
+    """The roles of one run, filled."""
+
+    def __init__(
+        self,
+        settings: OnlineSettings,
+        *,
+        policy: nn.Module,
+        reference: nn.Module,
+        critic: nn.Module | None = None,
+        reward: Reward,
+        prompts: Sequence[Messages],
+        template: Template,
+    ) -> None:
+        self.settings = settings
+        self.policy, self.reference, self.critic = policy, reference, critic
+        self.reward, self.prompts, self.template = reward, prompts, template
+        self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
+        self.trained: list[nn.Module] = [policy] if critic is None else [policy, critic]
+        self._policy, self._reference = CompletionLogprobs(policy), CompletionLogprobs(reference)
+        self._critic = None if critic is None else ScoreHead(critic)
+
+    def logprobs(self, part: Rollout) -> Float[Tensor, "n"]:
+        """log pi of each valid decision at the sampling temperature, in nats."""
+        return self._policy(part.ids, part.starts, part.valid, self.settings.temperature)[0][part.valid]
+
+    def values(self, part: Rollout) -> Float[Tensor, "n"]:
+        """The critic's value of the state before each valid decision."""
+        assert self._critic is not None
+        return self._critic.each(part.ids, part.starts, part.valid)[part.valid]
+
+    @torch.no_grad()
+    def measured(self, rollout: Rollout, budget: int) -> Rollout:
+        """The rollout with `logprobs` of the policy, its `entropy`, `reference` log-probabilities and, where there is a
+        critic, its `values` added: [B, T] each, 0 where not valid. A completion without EOS has its fixed score."""
+        temperature = self.settings.temperature
+        names = ["logprobs", "entropy", "reference", *(["values"] if self._critic else [])]
+        results = torch.zeros(len(names), *rollout.valid.shape, device=rollout.ids.device)
+        lengths = rollout.lengths.tolist()
+        for micro in micro_batches(range(len(rollout)), lambda i: lengths[i], budget):
+            part = rollout.rows(micro)
+            ids, starts, valid = part.ids, part.starts, part.valid
+            logprobs, entropy = self._policy(ids, starts, valid, temperature, entropy=True)
+            assert entropy is not None
+            found = [logprobs, entropy, self._reference(ids, starts, valid, temperature)[0]]
+            if self._critic:
+                found.append(self._critic.each(ids, starts, valid))
+            results[:, micro, : valid.shape[1]] = torch.stack(found)
+        scores, fixed = rollout.scores, self.settings.missing_eos_score
+        if fixed is not None:
+            scores = scores.where(rollout.terminated, torch.full_like(scores, fixed))
+        return replace(rollout, scores=scores, added={**rollout.added, **dict(zip(names, results, strict=True))})
+
+    def save(self, folder: Path) -> None:
+        """Write the policy, and the critic beside it."""
+        save_trained(self.policy, self.template.tokenizer, folder)
+        if self.critic is not None:
+            save_trained(self.critic, self.template.tokenizer, folder / "critic")
+
+
+def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
+    """The roles that a run names. The reference is the policy at the start, the critic starts as the reward model.
+
+    Raises InputError for a reference with another tokenizer than the policy.
+    """
+    s, online = run.settings, inputs.online
+    assert online is not None
+    assert inputs.data is not None
+    template = Template(load_tokenizer(inputs.policy))
+    reward, rewarder = built_reward(online.reward_model, online.reward, inputs, s)
+    reference = inputs.resolve(online.reference, "policy") if online.reference is not None else inputs.policy
+    if online.reference is not None and not _same_tokens(template, reference):
+        raise InputError(
+            f"reference {online.reference!r} has another tokenizer than the policy; their KL has no meaning"
+        )
+    alike = rewarder is not None and _same_tokens(template, rewarder)
+    if critic and not alike:
+        why = "no reward model" if rewarder is None else "the reward model has another tokenizer than the policy"
+        run.log(f"{why}: the critic starts as the policy, its head new")
+    start = rewarder if rewarder and alike else inputs.policy
+    prompts = train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped)
+    room = prompt_room(s.max_length, online.max_new_tokens)
+    if cut := sum(len(template.prompt(prompt)) > room for prompt in prompts):
+        inputs.ledger.note("prompt truncated", cut)
+    return Roles(
+        online,
+        policy=trained_policy(inputs.policy, s),
+        critic=trained_reward_model(start, s, template.pad_id) if critic else None,
+        reference=load_policy(reference, *place_of(s)).requires_grad_(False),
+        reward=reward,
+        prompts=prompts,
+        template=template,
+    )
+
+
+def prompt_room(max_length: int, max_new_tokens: int) -> int:
+    """Tokens that a prompt may have in a rollout: what the answer leaves, and half of `max_length` at least."""
+    return max(max_length // 2, max_length - max_new_tokens)
+
+
+def _same_tokens(template: Template, ref: str) -> bool:
+    return bool(load_tokenizer(ref).get_vocab() == template.tokenizer.get_vocab())

@@ -1,0 +1,36 @@
+"""What every online method needs to know: who scores, what KL costs, and how a rollout is sampled and passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineSettings:
+    """Settings of every method that samples. A method's own settings stand beside these in the same YAML."""
+
+    reward_model: str | None = None
+    """The reward model: a name, hash or directory; without it and `reward`, the artifact `reward_model`."""
+    reward: dict[str, Any] | None = None
+    """Instead of one reward model, parts by name: weighted, multiplied, gated or constrained; see rewards.md."""
+    reference: str | None = None
+    """What the KL is measured against; without it the policy at the start."""
+    beta: NonNegativeFloat = 0.05
+    """Price of a nat of KL from the reference."""
+    kl_target: PositiveFloat | None = None
+    """Adapt beta so that the KL per sequence goes to so many nats; without it beta is fixed."""
+    kl_horizon: PositiveFloat = 10_000
+    """Episodes over which beta may change by about a factor of e; used with kl_target."""
+    missing_eos_score: float | None = -1.0
+    """The score of a completion that did not end within max_new_tokens; null leaves it to the reward."""
+    rollout_epochs: PositiveInt = 1
+    """Passes over each rollout."""
+    minibatches: PositiveInt = 1
+    """Optimizer steps per pass."""
+    max_new_tokens: PositiveInt = 128
+    """Completions are cut off after so many tokens."""
+    temperature: PositiveFloat = 1.0
+    """Of sampling; policy and reference are both measured at it."""
