@@ -28,6 +28,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sft": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "reward_model": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "dpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "ipo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "apo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "simpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "orpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "ppo": {
         "batch_size": 6,
         "steps": 5,

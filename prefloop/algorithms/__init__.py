@@ -1,6 +1,6 @@
 """The methods, one file each. This is their table of contents."""
 
-from prefloop.algorithms import dpo, ppo, pretrain, reward_model, sft
+from prefloop.algorithms import ppo, preference, pretrain, reward_model, sft
 from prefloop.training.method import Method
 
 METHODS: dict[str, Method] = {
@@ -35,6 +35,48 @@ METHODS: dict[str, Method] = {
         "sample, score, and make good answers likelier",
     ),
     "dpo": Method(
-        dpo.DPOConfig, dpo.DEFAULTS, "policy", "comparisons", "offline", dpo.DPO, "follow the comparisons directly"
+        preference.DPOConfig,
+        preference.DEFAULTS,
+        "policy",
+        "comparisons",
+        "offline",
+        preference.on_pairs(preference.dpo),
+        "follow the comparisons directly",
+    ),
+    "ipo": Method(
+        preference.IPOConfig,
+        preference.DEFAULTS,
+        "policy",
+        "comparisons",
+        "offline",
+        preference.on_pairs(preference.ipo),
+        "follow the comparisons up to a margin, however one-sided they are",
+    ),
+    "apo": Method(
+        preference.APOConfig,
+        preference.DEFAULTS,
+        "policy",
+        "comparisons",
+        "offline",
+        preference.on_pairs(preference.apo),
+        "follow the comparisons, and say whether the chosen side should become likelier",
+    ),
+    "simpo": Method(
+        preference.SimPOConfig,
+        preference.REFERENCE_FREE,
+        "policy",
+        "comparisons",
+        "offline",
+        preference.on_pairs(preference.simpo),
+        "follow the comparisons by mean log-probability, without a reference",
+    ),
+    "orpo": Method(
+        preference.ORPOConfig,
+        preference.REFERENCE_FREE,
+        "policy",
+        "comparisons",
+        "offline",
+        preference.on_pairs(preference.orpo),
+        "imitate the chosen side and make the rejected one unlikelier, in one step from a base model",
     ),
 }

@@ -17,3 +17,8 @@ def token_entropy(logits: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
     """Entropy of softmax(logits), in nats."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1)
+
+
+def token_collision(logits: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+    """log sum_v softmax(logits)_v^2, in nats: how likely two draws agree (the norm of WPO's weights)."""
+    return (2 * logits.float().log_softmax(-1)).logsumexp(-1)

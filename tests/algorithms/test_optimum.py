@@ -173,17 +173,17 @@ def test_dpo_reaches_the_optimum(folder: Path) -> None:
         log_every=100,
     )
     torch.manual_seed(4)
-    algorithm.model = Table()
-    algorithm.logprobs = CompletionLogprobs(algorithm.model)
+    algorithm.model = algorithm.scorer.model = Table()
+    algorithm.scorer.logprobs = CompletionLogprobs(algorithm.model)
     template = algorithm.template
     rows = []
     for first, second in itertools.combinations(OUTPUTS, 2):
         difference = reward(template.decode(first)) - reward(template.decode(second))
-        sides = [Encoded([*PROMPT, *output], len(PROMPT)) for output in (first, second)]
-        rows.append(PairRow(*sides, 1 / (1 + math.exp(-difference)), 1.0, 0.0, repr((first, second))))
+        texts = [Encoded([*PROMPT, *output], len(PROMPT)) for output in (first, second)]
+        rows.append(PairRow(*texts, 1 / (1 + math.exp(-difference)), 1.0, 0.0, repr((first, second))))
     assert len(rows) == 78
     algorithm.train_rows = rows
-    algorithm._reference = algorithm._reference_logprobs(rows, 10**6)
+    algorithm.scorer.remember([text for row in rows for text in sides(row)])
     start = distribution(algorithm.model)
     best = optimum(start, template)
     assert start.sum().item() == pytest.approx(1.0, abs=1e-6)
