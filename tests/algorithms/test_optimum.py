@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from prefloop.algorithms.ppo import PPO, PPOConfig
+from prefloop.algorithms.preference import sides
 from prefloop.datasets.rows import PairRow
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import load_policy, load_tokenizer
