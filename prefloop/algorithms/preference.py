@@ -20,7 +20,7 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from prefloop.datasets.collate import completion_mask, micro_batches, pad
+from prefloop.datasets.collate import pad
 from prefloop.datasets.rows import PairRow, comparison_rows
 from prefloop.errors import InputError
 from prefloop.functional import preference as losses
@@ -32,6 +32,7 @@ from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Encoded, Template
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
+from prefloop.training.reference import reference_logprobs
 from prefloop.training.roles import longest_row, trained_policy
 from prefloop.training.run import Run
 
@@ -188,9 +189,9 @@ class Scorer:
 
     def __init__(self, run: Run, inputs: Inputs, template: Template, renewal: Renewal | None = None) -> None:
         s = run.settings
-        self.template, self.device, self.budget = template, pick_device(s.device), s.micro_batch_tokens
+        self.template, self.device, self.run, self.inputs = template, pick_device(s.device), run, inputs
         self.model = trained_policy(inputs.policy, s)
-        self.logprobs = CompletionLogprobs(self.model)
+        self.logprobs = CompletionLogprobs(self.model, run.log)
         self.renewal, self._known = renewal, dict[int, Tensor]()
         # A reference that is renewed has weights of its own; one that stays is known by its log-probabilities.
         self.copy = copy.deepcopy(self.model).eval().requires_grad_(False) if renewal is not None else None
@@ -201,9 +202,8 @@ class Scorer:
         """Keep the log-probabilities of `texts` under the policy as it is now: it is the reference."""
         if self.copy is not None:
             return
-        self.model.eval()
-        for micro in micro_batches(texts, lambda text: text.length, self.budget):
-            self._known |= dict(zip(map(id, micro), self._sums(self.logprobs, micro).cpu(), strict=True))
+        found = reference_logprobs(self.logprobs, texts, self.run, self.inputs)
+        self._known |= {id(text): logprobs.sum() for text, logprobs in zip(texts, found, strict=True)}
 
     def measure(self, texts: Sequence[Encoded], *, aligned: bool = False) -> Measured:
         """Completions under the policy, and under the reference as far as it was remembered."""
@@ -230,11 +230,7 @@ class Scorer:
 
     def _sums(self, logprobs: CompletionLogprobs, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         """log-probabilities summed over the completion's tokens."""
-        ids = pad([t.ids for t in texts], self.template.pad_id).to(self.device)
-        starts = torch.tensor([t.prompt_length for t in texts], device=self.device)
-        tokens = [t.length - t.prompt_length for t in texts]
-        valid = completion_mask([0] * len(texts), tokens, max(tokens)).to(self.device)
-        return logprobs(ids, starts, valid)[0].sum(1)
+        return logprobs.of(texts)[0].sum(1)
 
     def followers(self) -> dict[str, Tensor]:
         """The reference's weights where it is renewed: a checkpoint keeps them."""
@@ -269,7 +265,6 @@ class PairPreference:
         if objective.said:
             run.log(objective.said)
         if objective.has_reference:
-            run.log("reference log-probabilities")
             self.scorer.remember([text for row in (*self.train_rows, *self.eval_rows) for text in sides(row)])
 
     def length(self, row: PairRow) -> int:

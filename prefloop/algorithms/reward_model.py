@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
 from prefloop.artifacts.files import write_json
-from prefloop.datasets.collate import micro_batches, pad
+from prefloop.datasets.collate import micro_batches
 from prefloop.datasets.rows import PairRow, comparison_rows
 from prefloop.functional.preference import bradley_terry
 from prefloop.models.adapters import save_trained
@@ -61,7 +61,7 @@ class RewardModel:
             inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
         )
         self.model = trained_reward_model(inputs.policy, s, self.template.pad_id)
-        self.head = ScoreHead(self.model)
+        self.head = ScoreHead(self.model, run.log)
 
     def length(self, row: PairRow) -> int:
         return row.length
@@ -92,8 +92,7 @@ class RewardModel:
 
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         """Scores of encoded texts, in one forward pass."""
-        ids = pad([text.ids for text in texts], self.template.pad_id).to(self.device)
-        return self.head.last(ids, torch.tensor([text.length for text in texts], device=self.device))
+        return self.head.of(texts)
 
     def save(self, folder: Path) -> None:
         """Normalise, then write the model with its head's gain folded in and the bias in its config."""

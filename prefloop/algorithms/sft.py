@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-from prefloop.datasets.collate import completion_mask, pad
 from prefloop.datasets.rows import TextRow, demonstration_rows
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
@@ -52,7 +51,7 @@ class SFT:
             inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
         )
         self.model = trained_policy(inputs.policy, s)
-        self.logprobs = CompletionLogprobs(self.model)
+        self.logprobs = CompletionLogprobs(self.model, run.log)
 
     def length(self, row: TextRow) -> int:
         return row.text.length
@@ -65,14 +64,9 @@ class SFT:
 
     def loss(self, rows: Sequence[TextRow]) -> Loss:
         """Negative log-likelihood per completion token, in nats."""
-        ids = pad([row.text.ids for row in rows], self.template.pad_id).to(self.device)
-        starts = torch.tensor([row.text.prompt_length for row in rows])
-        tokens = torch.tensor([row.completion_tokens for row in rows])
-        valid = completion_mask([0] * len(rows), tokens.tolist(), int(tokens.max())).to(self.device)
-        logprobs, _ = self.logprobs(ids, starts.to(self.device), valid)
-        each = torch.tensor([self.weight(row) for row in rows]) / tokens
-        weights = each[:, None].expand(valid.shape).to(self.device)[valid]
-        return Loss(-logprobs[valid], weights)
+        logprobs, valid = self.logprobs.of([row.text for row in rows])
+        each = torch.tensor([self.weight(row) / row.completion_tokens for row in rows], device=self.device)
+        return Loss(-logprobs[valid], each[:, None].expand(valid.shape)[valid])
 
     def save(self, folder: Path) -> None:
         save_trained(self.model, self.tokenizer, folder)

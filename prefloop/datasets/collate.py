@@ -1,6 +1,8 @@
 """Rows become micro-batches. Padding is on the right and told from text by lengths, never by id.
 
-With padding on the right a causal model needs no attention mask: no real token can see a later one.
+With padding on the right a causal model needs no attention mask: no real token can see a later one. Texts go through
+the model without padding, and a prompt that several share goes through once (`prefloop.models.trees`), so a micro-batch
+costs the sum of its rows.
 """
 
 from __future__ import annotations
@@ -11,6 +13,9 @@ from typing import TypeVar
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from prefloop.models.template import Encoded
+from prefloop.models.trees import same_prompt, tokens_of
 
 T = TypeVar("T")
 
@@ -28,18 +33,38 @@ def completion_mask(starts: Sequence[int], ends: Sequence[int], width: int) -> B
 
 
 def micro_batches(rows: Sequence[T], length: Callable[[T], int], budget: int) -> list[list[T]]:
-    """Split a batch into micro-batches of at most `budget` padded tokens, rows of like length together.
+    """Split a batch into micro-batches of at most `budget` tokens, rows of like length together.
 
-    `length` is a row's padded cost when it stands alone (a pair counts both of its sides). A row that is longer than
-    the budget goes alone. The order is longest first, so that running out of memory shows at once.
+    `length` is what a row costs when it stands alone. A row that is longer than the budget goes alone. The order is
+    longest first, so that running out of memory shows at once.
     """
     result: list[list[T]] = []
+    room = 0
     for row in sorted(rows, key=length, reverse=True):
-        if result and length(result[-1][0]) * (len(result[-1]) + 1) <= budget:
+        cost = length(row)
+        if result and cost <= room:
             result[-1].append(row)
         else:
             result.append([row])
+            room = budget
+        room -= cost
     return result
+
+
+def text_batches(texts: Sequence[Encoded], budget: int) -> list[list[int]]:
+    """Indices of texts in micro-batches of at most `budget` tokens, texts with the same prompt together.
+
+    A group that is too large for one micro-batch is cut: its prompt is computed in each of its parts.
+    """
+    groups: list[list[int]] = []
+    for group in same_prompt(texts):
+        groups.append([])
+        for i in group:
+            if groups[-1] and tokens_of([texts[j] for j in (*groups[-1], i)]) > budget:
+                groups.append([])
+            groups[-1].append(i)
+    parts = micro_batches(groups, lambda group: tokens_of([texts[i] for i in group]), budget)
+    return [[i for group in part for i in group] for part in parts]
 
 
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> list[int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prefloop.models.template import Encoded, Template
+from prefloop.models.trees import tokens_of
 from prefloop.records import Comparison, Demonstration, Ledger, Messages, prompt_id, split_of
 from prefloop.snapshots.formats import load_comparisons, load_demonstrations, load_prompts, parse_prompt
 from prefloop.snapshots.rows import Reject, read_rows
@@ -26,7 +28,7 @@ class TextRow:
 
     @property
     def completion_tokens(self) -> int:
-        return self.text.length - self.text.prompt_length
+        return self.text.completion_length
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class PairRow:
     margin: float
     identity: str
 
-    @property
+    @cached_property
     def length(self) -> int:
-        """Padded tokens of the pair when it stands alone: both sides at the longer one's length."""
-        return 2 * max(self.chosen.length, self.rejected.length)
+        """Tokens of the pair when it stands alone: what the two sides begin with in common counts once."""
+        return tokens_of([self.chosen, self.rejected])
 
 
 def encode_demonstration(item: Demonstration, template: Template, max_length: int, ledger: Ledger) -> TextRow | None:
@@ -64,7 +66,7 @@ def encode_comparison(item: Comparison, template: Template, max_length: int, led
     if chosen.ids == rejected.ids:
         ledger.drop("truncated to identical")
         return None
-    if min(chosen.length - chosen.prompt_length, rejected.length - rejected.prompt_length) == 0:
+    if min(chosen.completion_length, rejected.completion_length) == 0:
         ledger.drop("fully masked")
         return None
     _note(ledger, chosen, rejected)

@@ -1,36 +1,32 @@
 """The head only where it counts: log-probabilities of completion tokens, scores and values, from one trunk pass.
 
-Sequences are padded on the right, so a causal trunk needs no attention mask. `starts[i]` is where row i's completion
-begins; its token j stands at position starts[i] + j and is predicted from the one before.
+Texts that share their prompt compute it once (`prefloop.models.trees`). Batches that come as tensors are padded on the
+right: `starts[i]` is where row i's completion begins, and its token j is predicted from position starts[i] + j - 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
-from prefloop.functional.logprobs import token_entropy, token_logprobs
+from prefloop.functional.logprobs import head_logprobs, token_entropy, token_logprobs
 from prefloop.models.load import BIAS_KEY
-
-
-def base_of(model: nn.Module) -> PreTrainedModel:
-    """The Hugging Face model inside an adapter's wrapper, or the model itself. Adapters stay in force."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+from prefloop.models.template import Encoded
+from prefloop.models.trees import Forest, Trunk, texts_of
 
 
 class CompletionLogprobs:
     """log pi(token | what came before) for every completion token of a batch."""
 
-    def __init__(self, model: nn.Module) -> None:
-        base = base_of(model)
-        self.trunk: nn.Module = getattr(base, base.base_model_prefix)
-        self.head = base.get_output_embeddings()
-        self.full = base
+    def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
+        """`log` is told when the model cannot share prompts."""
+        self.trunk = Trunk(model, log)
+        self.full = self.trunk.full
+        self.head = self.full.get_output_embeddings()
         self.head_is_plain = self._head_is_plain()
 
     def __call__(
@@ -41,62 +37,95 @@ class CompletionLogprobs:
         temperature: float = 1.0,
         entropy: bool = False,
     ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"] | None]:
-        """Log-probabilities, entropies if asked for, of softmax(logits / temperature), in nats; 0 where not valid."""
-        position = (starts[:, None] + torch.arange(valid.shape[1], device=ids.device)).clamp_max(ids.shape[1] - 1)
-        row = torch.arange(len(ids), device=ids.device)[:, None].expand_as(position)
-        # In float32 before the division, as the sampler does: otherwise the two round differently.
-        logits = self._logits(ids, row[valid], position[valid] - 1).float() / temperature
-        result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
-        logprobs = result.masked_scatter(valid, token_logprobs(logits, ids[row[valid], position[valid]]))
-        return logprobs, result.masked_scatter(valid, token_entropy(logits)) if entropy else None
+        """Log-probabilities, entropies if asked for, of softmax(logits / temperature), in nats; 0 where not valid.
 
-    def _logits(self, ids: Int[Tensor, "B L"], row: Int[Tensor, "n"], at: Int[Tensor, "n"]) -> Float[Tensor, "n V"]:
+        Rows that begin with the same prompt share it.
+        """
+        forest = Forest.plant(texts_of(ids, starts, valid))
+        tokens = torch.tensor(forest.completions(), device=ids.device)
+        result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
+        if not entropy:
+            return result.masked_scatter(valid, self._logprobs(forest, tokens, temperature)), None
+        logits = self._logits(forest).float() / temperature
+        logprobs = result.masked_scatter(valid, token_logprobs(logits, tokens))
+        return logprobs, result.masked_scatter(valid, token_entropy(logits))
+
+    def of(
+        self, texts: Sequence[Encoded], temperature: float = 1.0
+    ) -> tuple[Float[Tensor, "n C"], Bool[Tensor, "n C"]]:
+        """(log-probabilities, which of them are of a token) of each text's completion, in nats; 0 behind its end.
+
+        Texts with the same prompt share it, in whatever order they come.
+        """
+        forest = Forest.plant(texts)
+        device = self.full.device
+        counts = torch.tensor([text.completion_length for text in texts], device=device)
+        valid = torch.arange(int(counts.max()), device=device) < counts[:, None]
+        found = self._logprobs(forest, torch.tensor(forest.completions(), device=device), temperature)
+        return torch.zeros(valid.shape, dtype=torch.float32, device=device).masked_scatter(valid, found), valid
+
+    def _logprobs(self, forest: Forest, tokens: Int[Tensor, "m"], temperature: float) -> Float[Tensor, "m"]:
         if self.head_is_plain:
-            logits: Tensor = self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state[row, at])
+            hidden = self.trunk(forest)[forest.before().to(tokens.device)]
+            return head_logprobs(hidden, self.head.weight, self.head.bias, tokens, temperature)
+        # In float32 before the division, as the sampler does: otherwise the two round differently.
+        return token_logprobs(self._logits(forest).float() / temperature, tokens)
+
+    def _logits(self, forest: Forest) -> Float[Tensor, "m V"]:
+        before = forest.before().to(self.full.device)
+        if self.head_is_plain:
+            logits: Tensor = self.head(self.trunk(forest)[before])
             return logits
-        capped: Tensor = self.full(input_ids=ids, use_cache=False).logits[row, at]
-        return capped
+        return self.trunk.logits(forest, before)
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
         """Some architectures scale or cap their logits after the head; those go through their own forward pass."""
+        if type(self.head) is not nn.Linear:
+            return False
         training = self.full.training
         self.full.eval()
         ids = torch.arange(4, device=self.full.device)[None] % self.full.config.get_text_config().vocab_size
         whole = self.full(input_ids=ids, use_cache=False).logits
-        parts = self.head(self.trunk(input_ids=ids, use_cache=False).last_hidden_state) if self.head else None
+        parts = self.head(self.trunk.body(input_ids=ids, use_cache=False).last_hidden_state)
         self.full.train(training)
-        return parts is not None and whole.dtype == parts.dtype and torch.equal(whole, parts)
+        return whole.dtype == parts.dtype and torch.equal(whole, parts)
 
 
 class ScoreHead:
     """A sequence classifier with one label as a reward model (`last`) or a critic (`each`)."""
 
-    def __init__(self, model: nn.Module) -> None:
-        base = base_of(model)
-        self.model = base
-        self.trunk: nn.Module = getattr(base, base.base_model_prefix)
-        if not hasattr(base, "score"):
+    def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
+        """`log` is told when the model cannot share prompts."""
+        self.trunk = Trunk(model, log)
+        self.model = self.trunk.full
+        if not hasattr(self.model, "score"):
             raise InputError(
-                f"{type(base).__name__} has no per-token score head; use a decoder (Llama, Qwen, GPT-2, ...)"
+                f"{type(self.model).__name__} has no per-token score head; use a decoder (Llama, Qwen, GPT-2, ...)"
             )
 
     @property
     def bias(self) -> float:
         return float(getattr(self.model.config, BIAS_KEY, 0.0) or 0.0)
 
+    def of(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
+        """The score of each text, read at its last token, in float32.
+
+        Texts with the same prompt share it, in whatever order they come.
+        """
+        forest = Forest.plant(texts)
+        return self._head(self.trunk(forest)[forest.last().to(self.model.device)])
+
     def last(self, ids: Int[Tensor, "B L"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """The score of each sequence, read at its last real token, in float32."""
-        hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state
-        return self._head(hidden[torch.arange(len(ids), device=ids.device), lengths - 1])
+        """The score of each row, read at its last real token, in float32."""
+        return self.of(texts_of(ids, lengths, lengths.new_zeros(len(lengths), 0).bool()))
 
     def each(
         self, ids: Int[Tensor, "B L"], starts: Int[Tensor, "B"], valid: Bool[Tensor, "B C"]
     ) -> Float[Tensor, "B C"]:
         """The value of the state before each completion token; 0 where not valid."""
-        position = (starts[:, None] + torch.arange(valid.shape[1], device=ids.device)).clamp_max(ids.shape[1] - 1)
-        row = torch.arange(len(ids), device=ids.device)[:, None].expand_as(position)
-        hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state[row[valid], position[valid] - 1]
+        forest = Forest.plant(texts_of(ids, starts, valid))
+        hidden = self.trunk(forest)[forest.before().to(ids.device)]
         result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
         return result.masked_scatter(valid, self._head(hidden))
 

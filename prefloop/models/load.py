@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -118,6 +119,11 @@ def load_reward_model(
 def model_config(ref: str | Path) -> Any:
     """The architecture settings of a model."""
     return _from(AutoConfig, resolve(ref))
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model inside an adapter's wrapper, or the model itself. Adapters stay in force."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
 @contextmanager

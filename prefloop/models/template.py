@@ -41,6 +41,10 @@ class Encoded:
     def length(self) -> int:
         return len(self.ids)
 
+    @property
+    def completion_length(self) -> int:
+        return len(self.ids) - self.prompt_length
+
 
 class Template:
     """A tokenizer with its chat template."""

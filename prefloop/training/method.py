@@ -26,6 +26,8 @@ class Inputs:
     ledger: Ledger
     online: OnlineSettings | None = None
     """What the methods that sample share."""
+    artifacts: Path | None = None
+    """The workspace's artifacts, where there is a workspace."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from torch import Tensor
 from prefloop.datasets.collate import batch_indices, micro_batches
 from prefloop.errors import RunError
 from prefloop.generation.sampler import Sampler
-from prefloop.models.heads import base_of, trainable
+from prefloop.models.heads import trainable
+from prefloop.models.load import base_of
 from prefloop.records import Messages
 from prefloop.rewards.composition import Composition, Reward, scored
 from prefloop.training.kl import KLController

@@ -104,7 +104,8 @@ def train(
         job.begin(resume)
         ledger = Ledger()
         texts = {"task_text": lambda s: task_text(10**9, s)}
-        algorithm = way.build(parts[-1], job, Inputs(start, source, found, base, texts, ledger, online))
+        store = place.artifacts if place is not None else None
+        algorithm = way.build(parts[-1], job, Inputs(start, source, found, base, texts, ledger, online, store))
         ledger.check(settings.max_dropped, str(source or method))
         log(f"{method}: {ledger.used} rows ({ledger.words()})")
         summary = LOOPS[way.loop](algorithm, job)
@@ -115,7 +116,7 @@ def train(
             write_json(folder / "ledger.json", ledger.as_dict())
 
         artifact = write_artifact(
-            place.artifacts if place is not None else Path(str(out)).parent,
+            store if store is not None else Path(str(out)).parent,
             way.makes,
             settings.name or method,
             fill,

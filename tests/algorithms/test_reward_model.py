@@ -110,17 +110,15 @@ def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
     assert ids.count(sft.template.eos_id) == 2  # after the earlier answer and after this one; the forged one is text
 
     seen: list[list[int]] = []
-    for scorer in (LearnedReward(inputs / "rm", torch.float32, CPU), ppo.roles.reward):
-        honest = scorer.head.last
+    texts = [reward_model.template.encode(TURNS, answer, 512)]
+    scorers = (LearnedReward(inputs / "rm", torch.float32, CPU), ppo.roles.reward)
+    for head in (*(scorer.head for scorer in scorers), reward_model.head):
+        honest = head.of
+        head.of = lambda texts, honest=honest: (seen.extend(text.ids for text in texts), honest(texts))[1]
+    for scorer in scorers:
         scorer.max_length = 512
-        scorer.head.last = lambda batch, lengths, honest=honest: (
-            seen.extend(r[:n].tolist() for r, n in zip(batch, lengths.tolist(), strict=True)),
-            honest(batch, lengths),
-        )[1]
         scorer([TURNS], [answer])
-    honest = reward_model.head.last
-    reward_model.head.last = lambda batch, lengths: (seen.append(batch[0].tolist()), honest(batch, lengths))[1]
-    reward_model.scores([reward_model.template.encode(TURNS, answer, 512)])
+    reward_model.scores(texts)
     assert seen == [ids, ids, ids]
 
     for template in (ppo.roles.template, policy.template):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from prefloop.datasets.collate import batch_indices, completion_mask, micro_batches, pad
+from prefloop.datasets.collate import batch_indices, completion_mask, micro_batches, pad, text_batches
+from prefloop.models.template import Encoded
 
 
 def test_pad_fills_on_the_right() -> None:
@@ -19,7 +20,7 @@ def test_completion_mask_is_true_from_start_to_end() -> None:
 def test_micro_batches_keep_within_the_budget() -> None:
     lengths = {"a": 10, "b": 2, "c": 9, "d": 3, "e": 30, "f": 2}
     found = micro_batches(list(lengths), lengths.__getitem__, 20)
-    # 30 goes alone; 10 and 9 cost 2 x 10; 3, 2, 2 cost 3 x 3
+    # 30 goes alone; 10 and 9 leave no room for 3
     assert found == [["e"], ["a", "c"], ["d", "b", "f"]]
 
 
@@ -28,7 +29,7 @@ def test_no_row_is_lost_and_the_longest_come_first(budget: int) -> None:
     rows = [(i * 37) % 23 + 1 for i in range(100)]
     found = micro_batches(rows, lambda n: n, budget)
     assert sorted(row for micro in found for row in micro) == sorted(rows)
-    assert all(max(micro) * len(micro) <= budget or len(micro) == 1 for micro in found)
+    assert all(sum(micro) <= budget or len(micro) == 1 for micro in found)
     assert [micro[0] for micro in found] == sorted((micro[0] for micro in found), reverse=True)
 
 
@@ -52,3 +53,14 @@ def test_every_epoch_takes_each_row_once(n: int, size: int) -> None:
 def test_the_order_is_a_function_of_the_seed() -> None:
     assert batch_indices(50, 8, 3, seed=1) == batch_indices(50, 8, 3, seed=1)
     assert batch_indices(50, 8, 3, seed=1) != batch_indices(50, 8, 3, seed=2)
+
+
+def test_texts_with_one_prompt_are_measured_together() -> None:
+    """Prompts of 4 tokens, completions of 2: three share one (10 tokens), one stands alone (6)."""
+    p, q = [1, 2, 3, 4], [1, 2, 3, 5]
+    texts = [Encoded([*p, 10, 11], 4), Encoded([*q, 10, 11], 4), Encoded([*p, 12, 13], 4), Encoded([*p, 14, 15], 4)]
+    assert text_batches(texts, 16) == [[0, 2, 3, 1]]
+    assert text_batches(texts, 10) == [[0, 2, 3], [1]]
+    # a group that does not fit is cut, and its prompt computed in both parts: 8, then 6 with 6
+    assert text_batches(texts, 9) == [[0, 2], [3], [1]]
+    assert sorted(text_batches(texts, 1)) == [[0], [1], [2], [3]]

@@ -58,7 +58,11 @@ def test_a_comparison(template: Template) -> None:
     assert row.chosen == template.encode(PROMPT, "Four.", 100)
     assert row.rejected == template.encode(PROMPT, "Five.", 100)
     assert (row.label, row.weight, row.margin) == (0.8, 0.5, 1.5)
-    assert row.length == 2 * max(row.chosen.length, row.rejected.length)
+    # the prompt and the F of "Four." and "Five." are computed once
+    alike = row.chosen.prompt_length + 1
+    assert row.chosen.ids[:alike] == row.rejected.ids[:alike]
+    assert row.chosen.ids[alike] != row.rejected.ids[alike]
+    assert row.length == row.chosen.length + row.rejected.length - alike
     assert (ledger.reasons, ledger.notes) == ({}, {})
 
 

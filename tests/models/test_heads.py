@@ -25,8 +25,9 @@ from transformers import (
 )
 
 from prefloop.models.adapters import add_lora, save_trained
-from prefloop.models.heads import CompletionLogprobs, ScoreHead, base_of, trainable
-from prefloop.models.load import BIAS_KEY, load_policy, load_reward_model, load_tokenizer
+from prefloop.models.heads import CompletionLogprobs, ScoreHead, trainable
+from prefloop.models.load import BIAS_KEY, base_of, load_policy, load_reward_model, load_tokenizer
+from prefloop.models.trees import Forest, texts_of
 
 VOCABULARY = 50
 SHAPE = {
@@ -134,10 +135,11 @@ def test_bfloat16_logits_are_divided_in_float32() -> None:
     """The sampler divides in float32; done in bfloat16 the two would differ by up to 2^-8 of a logit."""
     model = seeded(POLICIES["llama"][0]).to(torch.bfloat16)
     ids, starts, valid = batch()
+    measure = CompletionLogprobs(model)
     with torch.no_grad():
-        logprobs, _ = CompletionLogprobs(model)(ids, starts, valid, 0.7)
-        logits = model(input_ids=ids).logits.float()
-    expected = (logits[0, 3] / 0.7).log_softmax(-1)[ids[0, 4]]
+        logprobs, _ = measure(ids, starts, valid, 0.7)
+        logits = measure._logits(Forest.plant(texts_of(ids, starts, valid))).float()
+    expected = (logits[0] / 0.7).log_softmax(-1)[ids[0, 4]]
     assert logprobs[0, 0].item() == pytest.approx(expected.item(), abs=1e-5)
 
 

@@ -1,0 +1,289 @@
+"""Texts that begin alike go through the trunk once: laid end to end, each shared beginning stands there one time.
+
+A tree is a beginning that several texts share, and one branch for what each goes on with. All trees of a batch form one
+row without padding. A branch sees the trunk of its tree and itself, at the positions that it has in its own text; so
+every hidden state is the one that the text has alone, whatever the position scheme (rotary, absolute, sliding window).
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from prefloop.models.load import base_of
+from prefloop.models.template import Encoded
+
+ATTENTION = "prefloop_trees"
+"""The name of our attention in the transformers library's table of them."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Where a beginning and its branches stand in the row, in tokens; an empty branch is one too."""
+
+    trunk: int
+    branches: tuple[int, ...]
+
+
+@dataclass
+class Forest:
+    """A batch of texts as one row of N tokens."""
+
+    texts: Sequence[Encoded]
+    ids: Int[Tensor, "N"]
+    positions: Int[Tensor, "N"]
+    trees: list[Tree]
+    places: list[tuple[int, int, int]]
+    """Of each text: where its trunk stands, how long that is, where its branch stands."""
+    windows: set[int | None] = field(default_factory=set)
+    """The sliding windows that the layers told their attention of; filled by a forward pass."""
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    """What `_hidden` gave: every layer needs the same."""
+
+    @classmethod
+    def plant(cls, texts: Sequence[Encoded]) -> Forest:
+        """Texts with the same prompt become one tree; what their completions begin with in common is shared too."""
+        ids: list[int] = []
+        positions: list[int] = []
+        trees: list[Tree] = []
+        places = [(0, 0, 0)] * len(texts)
+        for members in same_prompt(texts):
+            root, shared = len(ids), _shared([texts[i].ids for i in members])
+            ids += texts[members[0]].ids[:shared]
+            positions += range(shared)
+            for i in members:
+                places[i] = (root, shared, len(ids))
+                ids += texts[i].ids[shared:]
+                positions += range(shared, texts[i].length)
+            trees.append(Tree(shared, tuple(texts[i].length - shared for i in members)))
+        return cls(texts, torch.tensor(ids), torch.tensor(positions), trees, places)
+
+    def place(self, text: int, start: int, end: int) -> list[int]:
+        """Where tokens start <= t < end of a text stand in the row."""
+        root, shared, branch = self.places[text]
+        return [root + t if t < shared else branch + t - shared for t in range(start, end)]
+
+    def last(self) -> Int[Tensor, "n"]:
+        """Where each text's last token stands."""
+        return torch.tensor([self.place(i, text.length - 1, text.length)[0] for i, text in enumerate(self.texts)])
+
+    def before(self) -> Int[Tensor, "m"]:
+        """Where the token before each completion token stands, text by text."""
+        return torch.tensor(
+            [p for i, text in enumerate(self.texts) for p in self.place(i, text.prompt_length - 1, text.length - 1)],
+            dtype=torch.long,
+        )
+
+    def completions(self) -> list[int]:
+        """The completions' ids, in the order of `before`."""
+        return [token for text in self.texts for token in text.ids[text.prompt_length :]]
+
+
+def texts_of(ids: Int[Tensor, "B L"], starts: Int[Tensor, "B"], valid: Bool[Tensor, "B C"]) -> list[Encoded]:
+    """The rows of a batch that is padded on the right; row i's completion begins at starts[i]."""
+    ends = (starts + valid.sum(1)).tolist()
+    return [Encoded(row[:end], start) for row, start, end in zip(ids.tolist(), starts.tolist(), ends, strict=True)]
+
+
+def same_prompt(texts: Sequence[Encoded]) -> list[list[int]]:
+    """Which texts have the same prompt, in the order of the first of each."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, text in enumerate(texts):
+        groups.setdefault(tuple(text.ids[: text.prompt_length]), []).append(i)
+    return list(groups.values())
+
+
+def tokens_of(texts: Sequence[Encoded]) -> int:
+    """Tokens that go through the trunk when these texts are one batch."""
+    total = sum(text.length for text in texts)
+    return total - sum((len(g) - 1) * _shared([texts[i].ids for i in g]) for g in same_prompt(texts))
+
+
+class Trunk:
+    """A model's last hidden states, or its logits, of a batch of texts."""
+
+    def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
+        """Tries on a few tokens whether the model can share beginnings; says through `log` when it cannot."""
+        self.full = base_of(model)
+        self.body: nn.Module = getattr(self.full, self.full.base_model_prefix)
+        self.keeps = "logits_to_keep" in inspect.signature(self.full.forward).parameters
+        self.shares = self._can_share()
+        if not self.shares:
+            log(
+                f"{type(self.full).__name__} cannot share a prompt between completions: "
+                "each is computed with a prompt of its own, padded"
+            )
+
+    def __call__(self, forest: Forest) -> Float[Tensor, "N d"]:
+        """The state after each token of the row."""
+        return self._together(forest) if self.shares else self._alone(forest, self._states)
+
+    def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
+        """The model's own logits behind the tokens at these places of the row."""
+        if not self.shares:
+            return self._alone(forest, lambda ids: self.full(input_ids=ids, use_cache=False).logits)[at]
+        with tree_attention(self.full, forest):
+            if self.keeps:
+                kept: Tensor = self.full(**self._row(forest), logits_to_keep=at).logits
+                return kept[0]
+            logits: Tensor = self.full(**self._row(forest)).logits
+        return logits[0, at]
+
+    def _together(self, forest: Forest) -> Float[Tensor, "N d"]:
+        with tree_attention(self.full, forest):
+            hidden: Tensor = self.body(**self._row(forest)).last_hidden_state
+        return hidden[0]
+
+    def _row(self, forest: Forest) -> dict[str, Any]:
+        ids, positions = (t.to(self.full.device)[None] for t in (forest.ids, forest.positions))
+        return {"input_ids": ids, "position_ids": positions, "use_cache": False}
+
+    def _states(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L d"]:
+        states: Tensor = self.body(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+
+    def _alone(self, forest: Forest, run: Callable[[Tensor], Tensor]) -> Float[Tensor, "N x"]:
+        """`run` on every text with a beginning of its own, padded on the right, texts of like length together."""
+        lengths = [text.length for text in forest.texts]
+        parts: list[list[int]] = []
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+            if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= len(forest.ids):
+                parts[-1].append(i)
+            else:
+                parts.append([i])
+        found: list[Tensor] = []
+        source, done = torch.empty(len(forest.ids), dtype=torch.long), 0
+        for part in parts:
+            ids = torch.zeros(len(part), lengths[part[0]], dtype=torch.long)
+            for row, i in enumerate(part):
+                ids[row, : lengths[i]] = torch.tensor(forest.texts[i].ids)
+                # Every text has its copy of a shared beginning; they are equal, and the last one's is read.
+                here = torch.tensor(forest.place(i, 0, lengths[i]))
+                source[here] = done + row * ids.shape[1] + torch.arange(lengths[i])
+            found.append(run(ids.to(self.full.device)).flatten(0, 1))
+            done += ids.numel()
+        return torch.cat(found)[source.to(self.full.device)]
+
+    @torch.no_grad()
+    def _can_share(self) -> bool:
+        """Whether a small forest has the states that its texts have alone: the model decides, not its name."""
+        config = self.full.config.get_text_config()
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.randint(min(100, config.vocab_size), (4, 9), generator=draw).tolist()
+        forest = Forest.plant([Encoded(ids[a] + ids[b], 9) for a, b in ((0, 1), (0, 2), (3, 2), (3, 1), (1, 3))])
+        training = self.full.training
+        self.full.eval()
+        try:
+            expected = self._alone(forest, self._states).float()
+            found = self._together(forest).float()
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+            return False  # it takes no position ids, or its attention is its own
+        finally:
+            self.full.train(training)
+        error = (found - expected).norm(dim=1) / expected.norm(dim=1)
+        # A window that the layers do not tell the attention of would go unseen in eighteen tokens.
+        declared = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        told = bool(forest.windows - {None})
+        return bool((error <= torch.finfo(self.full.dtype).eps ** 0.5).all()) and (told or not declared)
+
+
+_growing: ContextVar[Forest] = ContextVar("forest")
+
+
+@contextmanager
+def tree_attention(model: PreTrainedModel, forest: Forest) -> Iterator[None]:
+    """Within it the model's attention follows `forest`."""
+    usual = model.config._attn_implementation
+    token = _growing.set(forest)
+    model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+        _growing.reset(token)
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "1 H N D"],
+    key: Float[Tensor, "1 G N D"],
+    value: Float[Tensor, "1 G N D"],
+    attention_mask: None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "1 N H D"], None]:
+    """Attention of a forest: each branch sees its trunk and itself, each trunk itself, and nothing sees what follows.
+
+    The signature is the transformers library's; `others` is what it tells every attention and means nothing here.
+    """
+    forest = _growing.get()
+    forest.windows.add(sliding_window)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    sizes = [n for tree in forest.trees for n in (tree.trunk, *tree.branches)]
+    # split, not slices: the gradient of a slice is a tensor of the whole row's size.
+    parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
+    seen: list[Tensor] = []
+    for tree in forest.trees:
+        _, trunk_k, trunk_v = trunk = next(parts)
+        for i, (q, k, v) in enumerate([trunk, *itertools.islice(parts, len(tree.branches))]):
+            if q.shape[1] == 0:
+                continue
+            if i > 0:
+                k, v = torch.cat([trunk_k, k], 1), torch.cat([trunk_v, v], 1)
+            shape = (q.shape[1], k.shape[1], sliding_window)
+            if shape not in forest.masks:
+                forest.masks[shape] = _hidden(*shape, q.dtype, q.device)
+            seen.append(_causal(q, k, v, forest.masks[shape], scale, dropout, softcap).transpose(0, 1))
+    return torch.cat(seen)[None], None
+
+
+def _causal(
+    query: Float[Tensor, "H C D"],
+    key: Float[Tensor, "H L D"],
+    value: Float[Tensor, "H L D"],
+    hidden: Float[Tensor, "C L"],
+    scale: float,
+    dropout: float,
+    softcap: float | None,
+) -> Float[Tensor, "H C D"]:
+    """The last C of L tokens look back."""
+    if softcap is None:
+        scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=scale)
+    else:
+        scores = hidden + softcap * torch.tanh(query @ key.transpose(1, 2) * (scale / softcap))
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    return torch.nn.functional.dropout(weights, dropout) @ value
+
+
+def _hidden(
+    queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "C L"]:
+    """0 where the last `queries` of `keys` tokens may look (themselves, and `window` - 1 before), -inf elsewhere."""
+    ahead = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
+    unseen = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+    return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill(unseen, -torch.inf)
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+def _shared(sequences: Sequence[list[int]]) -> int:
+    """How many ids all sequences begin with alike."""
+    first, last = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
