@@ -13,6 +13,7 @@ from prefloop.version import __version__
 
 if TYPE_CHECKING:
     from prefloop.workflows.chat import chat
+    from prefloop.workflows.comparing import compare, sweep
     from prefloop.workflows.data import export, import_data, init, label, snapshot
     from prefloop.workflows.demo import demo
     from prefloop.workflows.doctor import doctor
@@ -51,6 +52,8 @@ _HOME = {
     "train": "training",
     "train_methods": "training",
     "evaluate": "evaluating",
+    "compare": "comparing",
+    "sweep": "comparing",
     "chat": "chat",
     "demo": "demo",
     "loop": "loop",
@@ -79,6 +82,8 @@ __all__ = [
     "train",
     "train_methods",
     "evaluate",
+    "compare",
+    "sweep",
     "report",
     "lineage",
     "chat",

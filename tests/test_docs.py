@@ -80,6 +80,13 @@ def test_every_method_has_a_page_with_its_settings_and_an_example(method: str) -
     assert f"`{method}`" in text("training")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_says_what_it_optimises_and_costs(method: str) -> None:
+    """`prefloop train --list` is how a user chooses."""
+    assert METHODS[method].summary
+    assert METHODS[method].cost
+
+
 @pytest.mark.parametrize("owner", ["settings", "online", "workspace", "loop", *METHODS])
 def test_every_setting_stands_on_its_page(owner: str) -> None:
     shared = {"settings": RunSettings, "online": OnlineSettings, "workspace": WorkspaceSettings, "loop": LoopConfig}

@@ -11,10 +11,18 @@ METHODS: dict[str, Method] = {
         "text",
         "offline",
         pretrain.build,
-        "a base model from text",
+        "the likelihood of plain text",
+        cost="one pass per token",
     ),
     "sft": Method(
-        sft.SFTConfig, sft.DEFAULTS, "policy", "demonstrations", "offline", sft.SFT, "write what people wrote"
+        sft.SFTConfig,
+        sft.DEFAULTS,
+        "policy",
+        "demonstrations",
+        "offline",
+        sft.SFT,
+        "the likelihood of what people wrote",
+        cost="one pass per demonstration",
     ),
     "reward_model": Method(
         reward_model.RewardModelConfig,
@@ -23,7 +31,8 @@ METHODS: dict[str, Method] = {
         "comparisons",
         "offline",
         reward_model.RewardModel,
-        "one score per answer, such that people's choices are likely",
+        "one score per answer, under which people's choices are likely",
+        cost="one pass per pair, the prompt shared",
     ),
     "ppo": Method(
         ppo.PPOConfig,
@@ -32,7 +41,8 @@ METHODS: dict[str, Method] = {
         "prompts",
         "online",
         ppo.build,
-        "sample, score, and make good answers likelier",
+        "the reward of what it samples, less beta times the KL from the reference",
+        cost="sampling; policy, reference, critic and reward model in memory; several passes per sample",
     ),
     "dpo": Method(
         preference.DPOConfig,
@@ -41,7 +51,8 @@ METHODS: dict[str, Method] = {
         "comparisons",
         "offline",
         preference.on_pairs(preference.dpo),
-        "follow the comparisons directly",
+        "the likelihood of the comparisons, the policy being its own reward model",
+        cost="one pass per pair, the prompt shared; one forward pass of the reference before",
     ),
     "ipo": Method(
         preference.IPOConfig,
@@ -50,7 +61,8 @@ METHODS: dict[str, Method] = {
         "comparisons",
         "offline",
         preference.on_pairs(preference.ipo),
-        "follow the comparisons up to a margin, however one-sided they are",
+        "the same up to a margin, so that one-sided pairs do not run away",
+        cost="one pass per pair, the prompt shared; one forward pass of the reference before",
     ),
     "apo": Method(
         preference.APOConfig,
@@ -59,7 +71,8 @@ METHODS: dict[str, Method] = {
         "comparisons",
         "offline",
         preference.on_pairs(preference.apo),
-        "follow the comparisons, and say whether the chosen side should become likelier",
+        "each side of a comparison against the reference: chosen up, or both down",
+        cost="one pass per pair, the prompt shared; one forward pass of the reference before",
     ),
     "simpo": Method(
         preference.SimPOConfig,
@@ -68,7 +81,8 @@ METHODS: dict[str, Method] = {
         "comparisons",
         "offline",
         preference.on_pairs(preference.simpo),
-        "follow the comparisons by mean log-probability, without a reference",
+        "the comparisons, by the mean log-probability of a token",
+        cost="one pass per pair, the prompt shared; no reference",
     ),
     "orpo": Method(
         preference.ORPOConfig,
@@ -77,6 +91,7 @@ METHODS: dict[str, Method] = {
         "comparisons",
         "offline",
         preference.on_pairs(preference.orpo),
-        "imitate the chosen side and make the rejected one unlikelier, in one step from a base model",
+        "the likelihood of the chosen side, and its odds against the rejected one",
+        cost="one pass per pair, the prompt shared; no reference",
     ),
 }

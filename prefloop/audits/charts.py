@@ -76,6 +76,53 @@ def line_chart(
     return _svg(key, title, description, WIDTH, HEIGHT, body)
 
 
+@dataclass(frozen=True)
+class Spot:
+    """One dot with its name and the intervals of both its places."""
+
+    name: str
+    x: Figure
+    y: Figure
+
+
+def frontier_chart(
+    key: str, title: str, description: str, spots: Sequence[Spot], *, joined: bool, x_name: str, y_name: str
+) -> Markup:
+    """Dots with intervals in both directions; `joined` draws a line through them from left to right."""
+    height, top = 324, 28
+    xs = [v for s in spots for v in (s.x.value, s.x.low, s.x.high) if v is not None]
+    ys = [v for s in spots for v in (s.y.value, s.y.low, s.y.high) if v is not None]
+    x_ticks, y_ticks = ticks(min([0.0, *xs]), max(xs)), ticks(min(ys), max(ys))
+
+    def place(point: Point) -> Point:
+        x = LEFT + (point[0] - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT)
+        y = height - BOTTOM - (point[1] - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (height - top - BOTTOM)
+        return x, y
+
+    body = [_y_axis(y_ticks, place, x_ticks[0])]
+    for t in x_ticks:
+        body.append(_text(place((t, y_ticks[0]))[0], height - BOTTOM + 17, number(t), "middle"))
+    body.append(_text(WIDTH - RIGHT, height - 2, x_name, "end", "axis name"))
+    body.append(_text(0, 11, y_name, "start", "axis name"))
+    if joined:
+        body.append(_polyline([place((s.x.value, s.y.value)) for s in sorted(spots, key=lambda s: s.x.value)], "line"))
+    for s in spots:
+        x, y = place((s.x.value, s.y.value))
+        if s.x.low is not None and s.x.high is not None:
+            body.append(_rule(place((s.x.low, 0))[0], y, place((s.x.high, 0))[0], y, "whisker"))
+        if s.y.low is not None and s.y.high is not None:
+            body.append(_rule(x, place((0, s.y.low))[1], x, place((0, s.y.high))[1], "whisker"))
+        words = f"{s.name}: KL {number(s.x.value)}, reward {number(s.y.value)}"
+        body.append(
+            Markup('<circle class="dot policy" cx="{:.1f}" cy="{:.1f}" r="5"><title>{}</title></circle>').format(
+                x, y, words
+            )
+        )
+        right = x > WIDTH * 0.7
+        body.append(_text(x - 9 if right else x + 9, y - 7, s.name, "end" if right else "start"))
+    return _svg(key, title, description, WIDTH, height, body)
+
+
 def reliability_chart(key: str, title: str, description: str, bins: Sequence[Mapping[str, float]]) -> Markup:
     """How sure the model was (x, 50-100%) against how often it was right (y), per bin, with Wilson's 95% interval.
 

@@ -63,7 +63,11 @@ def write_report(data: Data, out: Path) -> Path:
         raise InputError(f"a report is made from a mapping of results, got {type(data).__name__}")
     out = Path(out)
     path = out / "report.html" if out.is_dir() else out
-    page = render(data)
+    return write_page(render(data), path)
+
+
+def write_page(page: str, path: Path) -> Path:
+    """Write a page in one step. Raises RunError when it cannot be written (nothing is left behind)."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(path, page)
@@ -87,7 +91,7 @@ def render(data: Data) -> str:
         "settings": sections.settings(d),
     }
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             title=sections.words(d.get("title")) or "Report",
@@ -109,7 +113,8 @@ def render(data: Data) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of these pages."""
     environment = Environment(
         loader=PackageLoader("prefloop.audits"),
         autoescape=True,  # what models and people wrote is text, never markup

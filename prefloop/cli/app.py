@@ -22,6 +22,7 @@ from prefloop.cli import (
     audit_log,
     backup,
     chat,
+    compare,
     demo,
     doctor,
     erase,
@@ -54,8 +55,8 @@ INTERRUPTED = 130
 """What a shell gives a process that Ctrl-C ended, and what Typer returns for it."""
 
 VERBS = (
-    init, demo, import_, export, sample, label, serve, quality, snapshot, train, evaluate, report, lineage, chat, runs,
-    doctor, loop, token, audit_log, erase, backup, restore,
+    init, demo, import_, export, sample, label, serve, quality, snapshot, train, evaluate, compare, report, lineage,
+    chat, runs, doctor, loop, token, audit_log, erase, backup, restore,
 )  # fmt: skip
 
 app = typer.Typer(

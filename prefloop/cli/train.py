@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from prefloop.cli.answer import Answer, facts, table
+from prefloop.cli.compare import comparison
 from prefloop.cli.streams import log
 from prefloop.cli.verb import WorkspaceOption, verb
 from prefloop.errors import InputError
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
         "prefloop train sft runs/hh_sft.yaml",
         "prefloop train dpo --data pairs.jsonl --policy builtin --out my-policy --set lr=1e-5 --set beta=0.2",
         "prefloop train ppo runs/hh_ppo.yaml --resume",
+        "prefloop train dpo --data pairs.jsonl --sweep beta=0.03,0.1,0.3 --reward my-reward-model --out betas",
     )
     def train(
         method: Annotated[
@@ -60,6 +62,24 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be given often.", show_default=False),
         ] = None,
+        swept: Annotated[
+            str | None,
+            typer.Option(
+                "--sweep",
+                metavar="KEY=V1,V2,...",
+                help="Train once for each value of one setting, then compare the results.",
+                show_default=False,
+            ),
+        ] = None,
+        reward: Annotated[
+            str | None,
+            typer.Option(
+                "--reward",
+                metavar="MODEL|FILE.yaml",
+                help="With --sweep: draw this reward against KL, as prefloop compare does.",
+                show_default=False,
+            ),
+        ] = None,
         resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")] = False,
         device: Annotated[
             str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", show_default="the run's")
@@ -81,19 +101,27 @@ def register(app: typer.Typer) -> None:
             return _methods()
         if method is None:
             raise InputError("which method? for example: prefloop train sft; prefloop train --list shows all")
-        result = prefloop.train(
-            method,
-            run,
-            data=data,
-            policy=policy,
-            out=out,
-            overrides=overrides or [],
-            resume=resume,
-            device=device,
-            dtype=dtype,
-            workspace=workspace,
-            log=log,
-        )
+        given: dict[str, Any] = {
+            "data": data,
+            "policy": policy,
+            "out": out,
+            "overrides": overrides or [],
+            "resume": resume,
+            "device": device,
+            "dtype": dtype,
+            "workspace": workspace,
+            "log": log,
+        }
+        if swept is not None:
+            key, _, values = swept.partition("=")
+            if not key or not values:
+                raise InputError(f"--sweep takes KEY=V1,V2,..., got {swept!r}; for example --sweep beta=0.03,0.1,0.3")
+            return comparison(prefloop.sweep(method, {key: values.split(",")}, run, reward=reward, **given))
+        if reward is not None:
+            raise InputError(
+                "--reward goes with --sweep; the reward that a method learns from is --set reward_model=..."
+            )
+        result = prefloop.train(method, run, **given)
         return Answer(result, lambda console: console.print(facts(result)))
 
 
@@ -106,8 +134,8 @@ def _methods() -> Answer:
         console.print(
             table(
                 "Methods",
-                ["method", "learns from", "makes", "what it does"],
-                [[m["name"], m["data"], m["makes"], m["summary"]] for m in methods],
+                ["method", "learns from", "makes", "what it optimises", "cost"],
+                [[m["name"], m["data"], m["makes"], m["summary"], m["cost"]] for m in methods],
             )
         )
 

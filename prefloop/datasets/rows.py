@@ -72,6 +72,10 @@ def encode_comparison(item: Comparison, template: Template, max_length: int, led
     _note(ledger, chosen, rejected)
     if item.label == 0.5:
         ledger.note("tie")
+    if item.columns.get("implicit_prompt"):
+        ledger.note("prompt guessed from the shared beginning")
+    if item.columns.get("tools"):
+        ledger.note("tools ignored")
     return PairRow(chosen, rejected, item.label, item.weight, item.margin or 0.0, _identity(item.prompt))
 
 

@@ -153,11 +153,12 @@ def parse_comparison(row: Any) -> Comparison | Reject:
 
     Layouts: `prompt` + `chosen` + `rejected` (text or messages; chosen and rejected may repeat the prompt); `chosen` +
     `rejected` as whole conversations (messages or raw transcripts), whose longest shared beginning is the prompt.
-    Optional: `label` (probability 0..1 that chosen is the better one), `weight` (>= 0), `margin`; every other column
-    is kept in `.columns`. Two bare texts without a prompt are not accepted: where the prompt ends would be a guess.
+    Two bare texts without a prompt: what they begin with alike, up to the last white space, is the prompt, and the
+    column `implicit_prompt` says so, because where the prompt ends is a guess. Optional: `label` (probability 0..1 that
+    chosen is the better one), `weight` (>= 0), `margin`; every other column is kept in `.columns`.
 
-    Reasons: malformed, missing column, empty, identical (but for white space at the ends), "diverges before the last
-    turn" (after the shared prompt more than one turn is left), NUL character, lone surrogate.
+    Reasons: malformed (also for a row with images), missing column, empty, identical (but for white space at the ends),
+    "diverges before the last turn" (after the shared prompt more than one turn is left), NUL character, lone surrogate.
     """
     problem = defect(row)
     if problem is not None:
@@ -166,6 +167,11 @@ def parse_comparison(row: Any) -> Comparison | Reject:
         return missing(row, "chosen and rejected (and prompt, unless both hold the whole conversation)")
     if row["chosen"] is None or row["rejected"] is None:
         return Reject("empty", "chosen or rejected is null")
+    if row.get("images") or row.get("image"):
+        return Reject("malformed", "the row has images, which a language model does not see")
+    if isinstance(row["chosen"], str) and row["chosen"] == row["rejected"] and row["chosen"].strip():
+        return Reject("identical", "chosen and rejected say the same")
+    row = with_prompt(row)
     prompt = prompt_of(row)
     if isinstance(prompt, Reject):
         return prompt
@@ -193,6 +199,27 @@ def parse_comparison(row: Any) -> Comparison | Reject:
         margin=cast(float | None, margin),
         columns=columns,
     )
+
+
+def with_prompt(row: dict[str, Any]) -> dict[str, Any]:
+    """TRL's implicit prompt of two texts: cut after their shared beginning, at a white space so that no word is cut."""
+    first, second = row.get("chosen"), row.get("rejected")
+    if row.get("prompt") is not None or not isinstance(first, str) or not isinstance(second, str):
+        return row
+    if parse_transcript(first) is not None:
+        return row
+    shorter = min(len(first), len(second))
+    shared = next((i for i in range(shorter) if first[i] != second[i]), shorter)
+    # The white space goes with the completions, as in TRL. Where one text ends in the shared part its answer is empty.
+    end = shared if shared == shorter else len(first[: _last_space(first[:shared])].rstrip())
+    if not first[:end].strip():
+        return row
+    return {**row, "prompt": first[:end], "chosen": first[end:], "rejected": second[end:], "implicit_prompt": True}
+
+
+def _last_space(text: str) -> int:
+    """Where the last run of other characters begins."""
+    return max((i + 1 for i, letter in enumerate(text) if letter.isspace()), default=0)
 
 
 def _part(chosen: Messages, rejected: Messages) -> tuple[Messages, str, str] | Reject:
@@ -235,6 +262,7 @@ def parse_demonstration(row: Any) -> Demonstration | Reject:
     problem = defect(row)
     if problem is not None:
         return problem
+    row = with_prompt(row)
     name = next((n for n in ("completion", "messages", "conversations", "chosen") if n in row), None)
     if name is None or (name == "completion" and "prompt" not in row):
         return missing(row, "prompt and completion, or messages, or chosen")
@@ -265,6 +293,7 @@ def parse_prompt(row: Any) -> Messages | Reject:
     problem = defect(row)
     if problem is not None:
         return problem
+    row = with_prompt(row)
     if row.get("prompt") is not None:
         return _parse_prompt_value(row["prompt"])
     name = next((n for n in ("messages", "conversations", "chosen") if row.get(n) is not None), None)

@@ -42,6 +42,9 @@ class Method:
     loop: Literal["offline", "online"]
     build: Callable[[Any, Run, Inputs], Any]
     summary: str
+    """What it optimises, in a few words."""
+    cost: str = ""
+    """What that takes; a pass is forward and backward."""
 
     @property
     def settings(self) -> list[type[Any]]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,28 @@ class OfflineAlgorithm(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
+@runtime_checkable
+class Follows(Protocol):
+    """A method with tensors that come after the trained weights: target networks, a reference that is renewed."""
+
+    def followers(self) -> dict[str, Tensor]:
+        """Those tensors, by name; a checkpoint keeps them, and a resumed run writes into them."""
+        ...
+
+    def follow(self, step: int) -> None:
+        """Called after optimizer step `step` (from 1)."""
+        ...
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A method whose loss of a row depends on its batch as a whole, which may be taken in pieces."""
+
+    def prepare(self, rows: Sequence[Any]) -> None:
+        """Called before a batch, and before all held-out rows, without gradient."""
+        ...
+
+
 def total_steps(run: Run, rows: int) -> int:
     """Optimizer steps of a run over `rows` rows."""
     per_epoch = math.ceil(rows / run.settings.batch_size)
@@ -74,6 +96,8 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
         raise RunError("there is no row to train on")
     steps = total_steps(run, len(rows))
     trained = {name: p for name, p in algorithm.model.named_parameters() if p.requires_grad}
+    followers = algorithm.followers() if isinstance(algorithm, Follows) else {}
+    returned: dict[str, Tensor] = {**trained, **followers}
     optimizer = Optimizer(
         trained.values(),
         Schedule(s.lr, steps, s.warmup, s.schedule, s.stop_at, s.cooldown),
@@ -89,6 +113,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
         optimizer.load(tensors, first)
         means.load(state.pop("means", {}))
         best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
+        _write(followers, {k.removeprefix("follower/"): v for k, v in tensors.items() if k.startswith("follower/")})
 
     with progress(algorithm.name, steps, first) as advance:
         for step in range(first, steps):
@@ -101,17 +126,18 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
             values = _one_batch(algorithm, optimizer, batch, s.micro_batch_tokens, means)
             means.add({k: torch.tensor(v) for k, v in optimizer.step(_named(algorithm, batch)).items()})
             done = step + 1
+            if isinstance(algorithm, Follows):
+                algorithm.follow(done)
             if done % s.log_every == 0 or done == steps:
                 run.record(done, {"epoch": done * s.batch_size / len(rows), **means.read()})
             if (s.eval_every and done % s.eval_every == 0) or done == steps:
-                _measure(algorithm, run, done, trained, state, best)
+                _measure(algorithm, run, done, returned, state, best)
             advance(done, f"loss {values:.3f}")
             kept = {**state, "means": means.state()}
-            run.checkpoint(done, lambda: {**optimizer.tensors(), **{f"best/{k}": v for k, v in best.items()}}, kept)
+            besides = {f"best/{k}": v for k, v in best.items()} | {f"follower/{k}": v for k, v in followers.items()}
+            run.checkpoint(done, lambda more=besides: {**optimizer.tensors(), **more}, kept)  # type: ignore[misc]
     if best:
-        with torch.no_grad():
-            for name, parameter in trained.items():
-                parameter.copy_(best[name])
+        _write(returned, best)
         run.log(f"returning step {state['best_step']}, the lowest held-out loss ({state['best_loss']:.4f})")
     algorithm.model.eval()
     return {"best_step": state["best_step"]} if best else {}
@@ -122,16 +148,27 @@ def evaluate_offline(algorithm: OfflineAlgorithm, budget: int) -> dict[str, floa
     means = Means()
     algorithm.model.eval()
     with torch.no_grad():
+        if isinstance(algorithm, Prepares):
+            algorithm.prepare(algorithm.eval_rows)
         for micro in micro_batches(algorithm.eval_rows, algorithm.length, budget):
             loss = algorithm.loss(micro)
             means.add({"loss": loss.values, **loss.metrics}, loss.weights)
     return {f"eval_{name}": value for name, value in means.read().items()}
 
 
+@torch.no_grad()
+def _write(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, tensor in into.items():
+        tensor.copy_(values[name])
+
+
 def _one_batch(
     algorithm: OfflineAlgorithm, optimizer: Optimizer, batch: Sequence[Any], budget: int, means: Means
 ) -> float:
     """Backward through a whole batch, micro-batch by micro-batch, as if it were one. Returns its loss."""
+    if isinstance(algorithm, Prepares):
+        with torch.no_grad():
+            algorithm.prepare(batch)
     total = sum(algorithm.weight(row) for row in batch)
     summed = 0.0
     for micro in micro_batches(batch, algorithm.length, budget):
@@ -152,7 +189,7 @@ def _measure(
     algorithm: OfflineAlgorithm,
     run: Run,
     step: int,
-    trained: Mapping[str, nn.Parameter],
+    returned: Mapping[str, Tensor],
     state: dict[str, Any],
     best: dict[str, Tensor],
 ) -> None:
@@ -164,7 +201,7 @@ def _measure(
         return
     if state["best_loss"] is None or values["eval_loss"] < state["best_loss"]:
         state |= {"best_loss": values["eval_loss"], "best_step": step, "waited": 0}
-        best.update({name: p.detach().clone() for name, p in trained.items()})
+        best.update({name: p.detach().clone() for name, p in returned.items()})
     else:
         state["waited"] += 1
         state["stopped"] = 0 < run.settings.patience <= state["waited"]

@@ -64,7 +64,7 @@ def evaluate(
         return _kept(place, model, "reward_model", result, seed)
     if against is None:
         raise InputError("evaluate needs comparisons (of a reward model) or another policy to measure against")
-    asked = _prompts(prompts, seed, place)[:limit]
+    asked = asked_prompts(prompts, seed, place)[:limit]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype) for ref in (model, against)]
     messages = [as_messages(p) for p in asked]
@@ -173,7 +173,8 @@ def _held_out(source: str | Path) -> list[Comparison]:
     return pairs
 
 
-def _prompts(prompts: Sequence[Any] | str | Path | None, seed: int, place: Workspace | None) -> list[Any]:
+def asked_prompts(prompts: Sequence[Any] | str | Path | None, seed: int, place: Workspace | None) -> list[Any]:
+    """What policies are asked: a list as it is, a file's prompts, a snapshot's held-out ones, or else fresh tasks."""
     if prompts is None:
         return [task.prompt for task in task_prompts(FRESH_TASKS, seed, split="fresh")]
     if not isinstance(prompts, str | Path):

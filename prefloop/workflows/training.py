@@ -133,9 +133,10 @@ def train(
 
 
 def train_methods() -> list[dict[str, str]]:
-    """Every method: its `name`, what it needs (`data`), what it `makes`, and a `summary`."""
+    """Every method: its `name`, what it needs (`data`), what it `makes` and optimises (`summary`), and its `cost`."""
     return [
-        {"name": name, "data": way.data, "makes": way.makes, "summary": way.summary} for name, way in METHODS.items()
+        {"name": name, "data": way.data, "makes": way.makes, "summary": way.summary, "cost": way.cost}
+        for name, way in METHODS.items()
     ]
 
 

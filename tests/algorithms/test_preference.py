@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from prefloop.algorithms.preference import (
     orpo,
     simpo,
 )
-from prefloop.errors import InputError
+from prefloop.errors import InputError, RunError
 from prefloop.settings import build as build_settings
 from prefloop.training.offline import evaluate_offline, train_offline
 from tests.small import build, write_inputs
@@ -212,3 +213,45 @@ def test_training_prefers_what_people_preferred(method: str, inputs: Path, tmp_p
     assert run.metrics[-2]["rewards/accuracies"] == 1.0
     assert held_out["eval_rewards/accuracies"] == 1.0
     assert held_out["eval_loss"] < before["eval_loss"]
+
+
+@pytest.mark.parametrize("mix", [1.0, 0.6])
+def test_the_reference_follows_the_policy_when_it_is_renewed(inputs: Path, tmp_path: Path, mix: float) -> None:
+    """Every second step: mix * policy + (1 - mix) * reference, from the policy's weights at that step."""
+    settings: Any = {"renewal": {"every": 2, "mix": mix}, "steps": 3, "lr": 1e-2}
+    algorithm, run = build("dpo", inputs, tmp_path / "run", **settings)
+    start = {name: p.detach().clone() for name, p in algorithm.model.named_parameters()}
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    honest = algorithm.scorer.follow
+
+    def follow(step: int) -> None:
+        honest(step)
+        seen[step] = {name: p.detach().clone() for name, p in algorithm.model.named_parameters()}
+
+    algorithm.follow = follow
+    train_offline(algorithm, run)
+    assert sorted(seen) == [1, 2, 3]
+    for name, reference in algorithm.followers().items():
+        torch.testing.assert_close(reference, mix * seen[2][name] + (1 - mix) * start[name])
+        assert not reference.requires_grad
+    loss = algorithm.loss(algorithm.train_rows)
+    assert loss.metrics["rewards/margins"].abs().max().item() > 0
+
+
+def test_a_renewed_reference_survives_a_stop(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Any = {"renewal": {"every": 1, "mix": 0.5}, "steps": 4}
+    whole, run = build("dpo", inputs, tmp_path / "whole", **settings)
+    train_offline(whole, run)
+    asked = iter([False, True])
+    monkeypatch.setattr("prefloop.training.run_lock.was_asked_to_stop", lambda folder: next(asked, False))
+    cut, run = build("dpo", inputs, tmp_path / "cut", **settings)
+    with pytest.raises(RunError, match="as asked"):
+        train_offline(cut, run)
+    run.close()
+    again, run = build("dpo", inputs, tmp_path / "again", **settings)
+    shutil.copytree(tmp_path / "cut" / "checkpoints", tmp_path / "again" / "checkpoints")
+    train_offline(again, run)
+    for name, reference in whole.followers().items():
+        assert torch.equal(again.followers()[name], reference)
+    for ours, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -7,6 +7,8 @@ import pytest
 
 from prefloop.audits.charts import (
     Line,
+    Spot,
+    frontier_chart,
     line_chart,
     loop_picture,
     moving_mean,
@@ -121,3 +123,28 @@ def test_names_are_escaped():
     markup = str(line_chart("k", evil, evil, [Line(evil, "policy", [[(0, 0), (1, 1)]])], breaks={1: evil}))
     assert "<script" not in markup
     assert markup.count("</svg>") == 1
+
+
+def test_a_frontier_has_a_dot_and_two_intervals_for_each_policy():
+    spots = [
+        Spot("far", Figure(4.0, 3.0, 4.0), Figure(1.0, 0.5, 1.0)),
+        Spot("<near>", Figure(0.0, None, None), Figure(0.0, 0.0, 0.5)),
+    ]
+    svg = parsed(frontier_chart("k", "t", "d", spots, joined=True, x_name="KL", y_name="reward"))
+    # plot area: x 46 (KL 0) .. 406 (KL 4), y 282 (reward 0) .. 28 (reward 1); the line goes from left to right
+    assert [(c.get("cx"), c.get("cy")) for c in svg.findall("circle")] == [("406.0", "28.0"), ("46.0", "282.0")]
+    assert svg.find("polyline").get("points") == "46.0,282.0 406.0,28.0"
+    whiskers = [e for e in svg.findall("line") if e.get("class") == "whisker"]
+    assert [(w.get("x1"), w.get("y1"), w.get("x2"), w.get("y2")) for w in whiskers] == [
+        ("316.0", "28.0", "406.0", "28.0"),
+        ("406.0", "155.0", "406.0", "28.0"),
+        ("46.0", "282.0", "46.0", "155.0"),
+    ]
+    assert "<near>" in [e.text for e in svg.findall("text")]
+
+
+def test_an_unjoined_frontier_has_no_line():
+    spots = [Spot("a", Figure(1.0), Figure(1.0)), Spot("b", Figure(2.0), Figure(3.0))]
+    svg = parsed(frontier_chart("k", "t", "d", spots, joined=False, x_name="KL", y_name="reward"))
+    assert svg.find("polyline") is None
+    assert [e for e in svg.findall("line") if e.get("class") == "whisker"] == []
