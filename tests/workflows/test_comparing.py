@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from prefloop.artifacts.files import write_text
 from prefloop.artifacts.folder import write_artifact
@@ -16,7 +17,7 @@ from prefloop.workflows import comparing
 from prefloop.workflows.comparing import compare, sweep
 from tests.tiny import write_tiny_model
 
-PROMPTS = ["What is 2 + 2?", "Say hello.", "Dear Ms Gray,"]
+PROMPTS = [f"What is {n} + 2?" for n in range(12)]
 
 
 def made(folder: Path, model: Path | None, settings: dict[str, Any], **metrics: float) -> Path:
@@ -48,6 +49,11 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     base = write_tiny_model(folder / "base")
     other = write_tiny_model(folder / "other", seed=1)
+    weights = load_file(other / "model.safetensors")
+    # An untrained model says everything with the same probability; a larger head has opinions.
+    save_file(
+        {k: v * (20 if "embed" in k else 1) for k, v in weights.items()}, other / "model.safetensors", {"format": "pt"}
+    )
     shared = {"policy": str(base), "lr": 1e-5, "lora": {"rank": 4}, "parents": ["x"], "data": "pairs.jsonl"}
     still = made(folder / "still", base, {"method": "dpo", "beta": 0.5, **shared}, eval_loss=0.69)
     moved = made(folder / "moved", other, {"method": "dpo", "beta": 0.1, **shared, "parents": ["y"]}, eval_loss=0.5)
@@ -90,7 +96,7 @@ def test_reward_against_kl(policies: dict[str, Path], tmp_path: Path) -> None:
     assert still["kl"]["value"] == pytest.approx(0.0, abs=1e-4)
     assert moved["kl"]["value"] > 0.05
     assert moved["kl"]["low"] <= moved["kl"]["value"] <= moved["kl"]["high"]
-    assert [run["reward"]["n"] for run in result["runs"]] == [3, 3]
+    assert [run["reward"]["n"] for run in result["runs"]] == [12, 12]
     assert 1 <= still["length"]["value"] <= 6
     page = Path(result["page"]).read_text(encoding="utf-8")
     assert page.count("<circle") == 2
