@@ -98,6 +98,17 @@ class Demonstration:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rewarded:
+    """A logged completion, and the reward that it got."""
+
+    prompt: Messages
+    completion: str
+    reward: float
+    weight: float = 1.0
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
 EXPECTED_DROPS = frozenset(
     {
         "duplicate",
@@ -110,6 +121,8 @@ EXPECTED_DROPS = frozenset(
         "erased",
         "no consent",
         "no answer",
+        "no advantage",
+        "filtered out",
     }
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""

@@ -32,6 +32,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "apo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "simpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "orpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "ilql": {"batch_size": 4, "epochs": 3, "max_length": 64, "polyak": 0.1},
+    "alol": {"batch_size": 4, "epochs": 3, "max_length": 64, "value_epochs": 2, "max_new_tokens": 8},
+    "awr": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "cpl": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "q_learning": {"batch_size": 4, "epochs": 3, "max_length": 64, "renew_every": 2},
+    "iqlearn": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "ppo": {
         "batch_size": 6,
         "steps": 5,
@@ -44,6 +50,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What each method is run with; a learning rate of 1e-3 and float32 on the CPU come on top."""
 
+DATA = {"rewards": "log.jsonl"}
+"""The file of `write_inputs` for each need of a method; comparisons serve every other."""
+
 
 def write_pairs(path: Path, n: int = 12) -> Path:
     """Comparisons: of two fruits the one that comes first is preferred; some answers are longer than others."""
@@ -52,6 +61,20 @@ def write_pairs(path: Path, n: int = 12) -> Path:
             "prompt": f"Which fruit, number {i}?",
             "chosen": FRUITS[i % 4] + " please" * (i % 3),
             "rejected": FRUITS[4 + i % 4],
+        }
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_log(path: Path, n: int = 12) -> Path:
+    """Completions with a reward: the later the fruit in the list, the less; some are longer than others."""
+    rows = [
+        {
+            "prompt": f"Which fruit, number {i}?",
+            "completion": FRUITS[i % 8] + " please" * (i % 3),
+            "reward": 1.0 - (i % 8) / 4,
         }
         for i in range(n)
     ]
@@ -82,6 +105,8 @@ def write_reward_model(policy: Path, folder: Path) -> Path:
 
 def settings_of(method: str, folder: Path, **changes: Any) -> dict[str, Any]:
     """Settings of a small job; `folder` holds what `write_inputs` wrote."""
+    from prefloop.algorithms import METHODS
+
     values: dict[str, Any] = {
         "device": "cpu",
         "dtype": "float32",
@@ -94,7 +119,10 @@ def settings_of(method: str, folder: Path, **changes: Any) -> dict[str, Any]:
     if method == "pretrain":
         values |= {"text": [{"path": str(folder / "text.jsonl"), "tokens": 2000}]}
     else:
-        values |= {"policy": str(folder / "policy"), "data": str(folder / "pairs.jsonl")}
+        values |= {
+            "policy": str(folder / "policy"),
+            "data": str(folder / DATA.get(METHODS[method].data, "pairs.jsonl")),
+        }
     if method == "ppo":
         values["reward_model"] = str(folder / "rm")
     return {**values, **changes}
@@ -108,12 +136,13 @@ def write_inputs(folder: Path) -> Path:
     write_tiny_model(folder / "policy")
     write_reward_model(folder / "policy", folder / "rm")
     write_pairs(folder / "pairs.jsonl")
+    write_log(folder / "log.jsonl")
     write_text(folder / "text.jsonl")
     return folder
 
 
-def build(method: str, inputs: Path, folder: Path, **changes: Any) -> tuple[Any, Any]:
-    """(algorithm, run): a method put together as `train` does it, but not yet trained."""
+def build(method: str, inputs: Path, folder: Path, *, ledger: Any = None, **changes: Any) -> tuple[Any, Any]:
+    """(algorithm, run): a method put together as `train` does it, but not yet trained; `ledger` is written into."""
     from prefloop.algorithms import METHODS
     from prefloop.records import Ledger
     from prefloop.settings import build_together
@@ -126,12 +155,12 @@ def build(method: str, inputs: Path, folder: Path, **changes: Any) -> tuple[Any,
     run = Run(folder, method, settings, {"method": method}, log=lambda words: None)
     run.begin(resume=False)
     data = Path(settings.data) if settings.data else None
-    given = Inputs(settings.policy, data, lambda ref, kind: ref, inputs, {}, Ledger(), *online)
+    given = Inputs(settings.policy, data, lambda ref, kind: ref, inputs, {}, ledger or Ledger(), *online)
     return way.build(config, run, given), run
 
 
 def weights_of(
-    folder: Path, files: Sequence[str] = ("model.safetensors", "critic/model.safetensors")
+    folder: Path, files: Sequence[str] = ("model.safetensors", "critic/model.safetensors", "value_heads.safetensors")
 ) -> dict[str, str]:
     """SHA-256 of each weights file that a trained model's folder has."""
     return {

@@ -1,6 +1,6 @@
 """The methods, one file each. This is their table of contents."""
 
-from prefloop.algorithms import ppo, preference, pretrain, reward_model, sft
+from prefloop.algorithms import alol, awr, cpl, ilql, iqlearn, ppo, preference, pretrain, q_learning, reward_model, sft
 from prefloop.training.method import Method
 
 METHODS: dict[str, Method] = {
@@ -93,5 +93,65 @@ METHODS: dict[str, Method] = {
         preference.on_pairs(preference.orpo),
         "the likelihood of the chosen side, and its odds against the rejected one",
         cost="one pass per pair, the prompt shared; no reference",
+    ),
+    "ilql": Method(
+        ilql.ILQLConfig,
+        ilql.DEFAULTS,
+        "policy",
+        "rewards",
+        "offline",
+        ilql.ILQL,
+        "the likelihood of a log, and values that move what is sampled towards its best",
+        cost="one pass per completion; value heads of the vocabulary's width",
+    ),
+    "alol": Method(
+        alol.ALoLConfig,
+        alol.DEFAULTS,
+        "policy",
+        "rewards",
+        "offline",
+        alol.ALoL,
+        "the likelihood of what was better than expected, by how much it was",
+        cost="one pass per completion that was; one forward pass of the reference before",
+    ),
+    "awr": Method(
+        awr.AWRConfig,
+        awr.DEFAULTS,
+        "policy",
+        "rewards",
+        "offline",
+        awr.AWR,
+        "the likelihood of a log, the best of it most",
+        cost="one pass per completion",
+    ),
+    "cpl": Method(
+        cpl.CPLConfig,
+        cpl.DEFAULTS,
+        "policy",
+        "comparisons",
+        "offline",
+        cpl.CPL,
+        "the likelihood of the comparisons, read as who had less regret",
+        cost="one pass per pair, the prompt shared; no reference",
+    ),
+    "iqlearn": Method(
+        iqlearn.IQLearnConfig,
+        iqlearn.DEFAULTS,
+        "policy",
+        "demonstrations",
+        "offline",
+        iqlearn.IQLearn,
+        "the likelihood of what people wrote, and small rewards implied by it",
+        cost="one pass per demonstration",
+    ),
+    "q_learning": Method(
+        q_learning.QLearningConfig,
+        q_learning.DEFAULTS,
+        "policy",
+        "rewards",
+        "offline",
+        q_learning.QLearning,
+        "how well each token predicts the reward that it leads to",
+        cost="one pass per completion, and a forward pass of a copy; the policy twice in memory",
     ),
 }

@@ -92,8 +92,8 @@ def register(app: typer.Typer) -> None:
     ) -> Answer:
         """Train a policy or a reward model.
 
-        METHOD is one of those that --list shows, with what each learns from. Every setting is a key of RUN.yaml and
-        can be given as --set key=value; an unknown key is an error that names the nearest.
+        METHOD is one of those that --list shows. Every setting is a key of RUN.yaml and can be given
+        as --set key=value; an unknown key is an error that names the nearest.
         """
         import prefloop
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.models.template import Encoded
@@ -76,3 +76,12 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> list[int]:
     epoch, place = divmod(step, per_epoch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
     return order[place * batch_size : (place + 1) * batch_size]
+
+
+def weighted_indices(chances: Float[Tensor, "n"], batch_size: int, step: int, seed: int) -> list[int]:
+    """Rows of optimizer step `step`, drawn with replacement and with probability proportional to `chances`.
+
+    A function of (seed, step) alone, as `batch_indices`; a row of chance 0 is never drawn.
+    """
+    stream = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.multinomial(chances, batch_size, replacement=True, generator=stream).tolist()

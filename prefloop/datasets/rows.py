@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from prefloop.models.template import Encoded, Template
 from prefloop.models.trees import tokens_of
-from prefloop.records import Comparison, Demonstration, Ledger, Messages, prompt_id, split_of
-from prefloop.snapshots.formats import load_comparisons, load_demonstrations, load_prompts, parse_prompt
+from prefloop.records import Comparison, Demonstration, Ledger, Messages, Rewarded, prompt_id, split_of
+from prefloop.snapshots.formats import (
+    load_comparisons,
+    load_demonstrations,
+    load_prompts,
+    load_rewarded,
+    parse_prompt,
+)
 from prefloop.snapshots.rows import Reject, read_rows
 
-Item = TypeVar("Item", Comparison, Demonstration, Messages)
+Item = TypeVar("Item", Comparison, Demonstration, Messages, Rewarded)
 Row = TypeVar("Row")
 
 
@@ -49,7 +55,16 @@ class PairRow:
         return tokens_of([self.chosen, self.rejected])
 
 
-def encode_demonstration(item: Demonstration, template: Template, max_length: int, ledger: Ledger) -> TextRow | None:
+@dataclass(frozen=True)
+class RewardedRow(TextRow):
+    """A prompt, its completion, and the reward of the whole completion."""
+
+    reward: float
+
+
+def encode_demonstration(
+    item: Demonstration | Rewarded, template: Template, max_length: int, ledger: Ledger
+) -> TextRow | None:
     """One demonstration as a row, or None when nothing of its completion is left."""
     text = template.encode(item.prompt, item.completion, max_length)
     _note(ledger, text)
@@ -95,6 +110,34 @@ def comparison_rows(
     train, test = _split(load_comparisons, source, ledger, test_share, max_dropped)
     encoded = [[encode_comparison(item, template, max_length, ledger) for item in side] for side in (train, test)]
     return _kept(encoded[0]), _kept(encoded[1])
+
+
+def rewarded_rows(
+    source: Path,
+    template: Template,
+    max_length: int,
+    ledger: Ledger,
+    *,
+    test_share: float,
+    max_dropped: float,
+    reward: Callable[[Sequence[Messages], Sequence[str]], Sequence[float]] | None = None,
+) -> tuple[list[RewardedRow], list[RewardedRow]]:
+    """(train rows, held-out rows) of a snapshot or file of completions with their rewards.
+
+    With `reward` it gives the rewards, and whatever the rows say about theirs counts for nothing.
+    """
+
+    def encode(items: Sequence[Rewarded]) -> list[RewardedRow]:
+        rewards = [item.reward for item in items]
+        if reward is not None and items:
+            rewards = list(reward([item.prompt for item in items], [item.completion for item in items]))
+        texts = [encode_demonstration(item, template, max_length, ledger) for item in items]
+        rows = zip(texts, rewards, strict=True)
+        return [RewardedRow(t.text, t.weight, t.identity, r) for t, r in rows if t is not None]
+
+    load = partial(load_rewarded, rewarded=reward is None)
+    train, test = _split(load, source, ledger, test_share, max_dropped)
+    return encode(train), encode(test)
 
 
 def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Messages]:
@@ -148,7 +191,7 @@ def _split(
     return sides[0], sides[1]
 
 
-def _prompt(item: Comparison | Demonstration | Messages) -> Messages:
+def _prompt(item: Comparison | Demonstration | Messages | Rewarded) -> Messages:
     return item if isinstance(item, list) else item.prompt
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from prefloop.errors import InputError
 from prefloop.generation.sampler import Sample, Sampler, Sampling
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.heads import CompletionLogprobs
-from prefloop.models.load import load_policy, load_tokenizer
+from prefloop.models.load import load_policy, load_tokenizer, resolve
 from prefloop.models.template import Template
+from prefloop.models.value_heads import Perturbed, load_value_heads
 from prefloop.records import Message
 
 
@@ -30,12 +33,27 @@ class Completion:
 
 
 class Policy:
-    """Loaded once, asked often."""
+    """Loaded once, asked often. One with value heads beside it (ILQL's) samples and is measured as they move it."""
 
-    def __init__(self, ref: str | Path, *, device: str = "auto", dtype: str = "auto", slots: int = 128) -> None:
+    def __init__(
+        self,
+        ref: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        slots: int = 128,
+        beta: float | None = None,
+    ) -> None:
+        """`beta` overrides how far value heads move the log-probabilities; 0 is the cloned policy by itself."""
         place = pick_device(device)
         self.template = Template(load_tokenizer(ref))
-        self.model = load_policy(ref, pick_dtype(dtype, place), place)
+        model = load_policy(ref, pick_dtype(dtype, place), place)
+        heads = load_value_heads(resolve(ref), place)
+        if heads is not None:
+            heads.beta = heads.beta if beta is None else beta
+        elif beta is not None:
+            raise InputError(f"{ref} has no value heads for beta to weigh; they come from: prefloop train ilql")
+        self.model: Any = model if heads is None else Perturbed(model, heads)
         self.sampler = Sampler(self.model, self.template, slots)
 
     def answer(

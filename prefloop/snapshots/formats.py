@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from prefloop.artifacts.folder import MANIFEST, read_artifact
 from prefloop.errors import InputError
-from prefloop.records import Comparison, Demonstration, Ledger, Messages, split_of
+from prefloop.records import Comparison, Demonstration, Ledger, Messages, Rewarded, split_of
 from prefloop.snapshots.rows import PACKINGS, SUFFIXES, Progress, Reject, defect, read_rows, shown
 
 __all__ = [
@@ -32,10 +32,12 @@ __all__ = [
     "load_comparisons",
     "load_demonstrations",
     "load_prompts",
+    "load_rewarded",
     "parse_comparison",
     "parse_demonstration",
     "parse_messages",
     "parse_prompt",
+    "parse_rewarded",
     "parse_transcript",
     "prompt_of",
     "missing",
@@ -46,7 +48,7 @@ __all__ = [
 Split = Literal["train", "test"]
 Noun = TypeVar("Noun")
 Sides = tuple[Messages, str, str | None]
-"""Prompt, first text, second text: what makes two rows the same."""
+"""Prompt, first text, second text: what makes two rows the same. A prompt alone: no two rows are."""
 
 DIVERGES = "diverges before the last turn"
 """The two conversations part before the last answer, so that there is no one prompt for both."""
@@ -288,6 +290,41 @@ def parse_demonstration(row: Any) -> Demonstration | Reject:
     return Demonstration(prompt=judged, completion=turns[-1]["content"], weight=cast(float, weight), columns=columns)
 
 
+def parse_rewarded(row: Any) -> Rewarded | Reject:
+    """A logged completion and its reward.
+
+    Layouts: those of `parse_demonstration` beside `reward` (any number), or else `score` or `scores` (a rating; several
+    criteria count by their mean), or else `label` (an approval: 1 or 0).
+    """
+    said = parse_demonstration(row)
+    if isinstance(said, Reject):
+        return said
+    columns = dict(said.columns)
+    for name in ("reward", "score", "scores", "label"):
+        if columns.get(name) is not None:
+            break
+    else:
+        return missing(row, "prompt, completion and reward (or score, scores or label)")
+    value = columns.pop(name)
+    if name == "scores" and isinstance(value, dict) and value:
+        numbers = [_number(one) for one in value.values()]
+        reward = None if None in numbers else sum(cast(list[float], numbers)) / len(numbers)
+    else:
+        reward = _number({"true": 1, "false": 0}.get(str(value).lower(), value) if name == "label" else value)
+    if reward is None:
+        return Reject("malformed", f"{name} must be a number, got {shown(value)}")
+    return Rewarded(prompt=said.prompt, completion=said.completion, reward=reward, weight=said.weight, columns=columns)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also as the text that a CSV file makes of it."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def parse_prompt(row: Any) -> Messages | Reject:
     """The prompt of a row: its `prompt` column, or everything before the last answer of `messages` or `chosen`."""
     problem = defect(row)
@@ -382,10 +419,38 @@ def load_prompts(
     return _load(path, parse_prompt, lambda p: (p, "", None), split, test_share, max_dropped, progress)
 
 
+def load_rewarded(
+    path: str | Path,
+    *,
+    split: Split | None = None,
+    test_share: float = 0.1,
+    max_dropped: float = 0.05,
+    progress: Progress | None = None,
+    rewarded: bool = True,
+) -> tuple[list[Rewarded], Ledger]:
+    """The completions of a log with their rewards, and the ledger of every row.
+
+    Not `rewarded`: the rewards are still to come, so the rows need none, and each is 0. Repeats are kept, unlike
+    elsewhere: how often something was said is what a log tells about who said it. Splits and errors as in
+    `load_comparisons`.
+    """
+    parse = parse_rewarded if rewarded else _parse_unrewarded
+    return _load(path, parse, lambda r: r.prompt, split, test_share, max_dropped, progress)
+
+
+def _parse_unrewarded(row: Any) -> Rewarded | Reject:
+    said = parse_demonstration(row)
+    if isinstance(said, Reject):
+        return said
+    return Rewarded(
+        prompt=said.prompt, completion=said.completion, reward=0.0, weight=said.weight, columns=said.columns
+    )
+
+
 def _load(
     path: str | Path,
     parse: Callable[[Any], Noun | Reject],
-    sides: Callable[[Noun], Sides],
+    sides: Callable[[Noun], Sides | Messages],
     split: Split | None,
     test_share: float,
     max_dropped: float,
@@ -402,8 +467,9 @@ def _load(
                 ledger.drop(noun.reason)
                 first_problem = first_problem or noun
                 continue
-            prompt, first, second = sides(noun)
-            again = repeats.judge(prompt, first, second)
+            parts = sides(noun)
+            prompt = parts if isinstance(parts, list) else parts[0]
+            again = None if isinstance(parts, list) else repeats.judge(*parts)
             if again is not None:
                 ledger.drop(again)
             elif split is not None and not decided and split_of(prompt, test_share) != split:

@@ -38,7 +38,7 @@ class Method:
     defaults: dict[str, Any]
     """Run settings that this method would choose otherwise than RunSettings does."""
     makes: Literal["policy", "reward_model"]
-    data: Literal["comparisons", "demonstrations", "prompts", "text"]
+    data: Literal["comparisons", "demonstrations", "prompts", "rewards", "text"]
     loop: Literal["offline", "online"]
     build: Callable[[Any, Run, Inputs], Any]
     summary: str

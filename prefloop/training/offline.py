@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prefloop.datasets.collate import batch_indices, micro_batches
+from prefloop.datasets.collate import batch_indices, micro_batches, weighted_indices
 from prefloop.errors import RunError
 from prefloop.training.metrics import Means
 from prefloop.training.optimizer import Optimizer, Schedule
@@ -80,6 +80,14 @@ class Prepares(Protocol):
         ...
 
 
+@runtime_checkable
+class Prioritised(Protocol):
+    """A method that draws its training rows at random, some more often than others, and not each once per epoch."""
+
+    chances: Float[Tensor, "n"]
+    """How likely each row of `train_rows` is to be drawn, up to a factor."""
+
+
 def total_steps(run: Run, rows: int) -> int:
     """Optimizer steps of a run over `rows` rows."""
     per_epoch = math.ceil(rows / run.settings.batch_size)
@@ -119,7 +127,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
         for step in range(first, steps):
             if state["stopped"]:
                 break
-            batch = [rows[i] for i in batch_indices(len(rows), s.batch_size, step, s.seed)]
+            batch = [rows[i] for i in _batch(algorithm, s.batch_size, step, s.seed)]
             algorithm.model.train()
             # Dropout draws from the global stream: as a function of (seed, step) it survives a resume on any device.
             torch.manual_seed(generator(s.seed, "dropout", step).initial_seed())
@@ -154,6 +162,12 @@ def evaluate_offline(algorithm: OfflineAlgorithm, budget: int) -> dict[str, floa
             loss = algorithm.loss(micro)
             means.add({"loss": loss.values, **loss.metrics}, loss.weights)
     return {f"eval_{name}": value for name, value in means.read().items()}
+
+
+def _batch(algorithm: OfflineAlgorithm, size: int, step: int, seed: int) -> list[int]:
+    if isinstance(algorithm, Prioritised):
+        return weighted_indices(algorithm.chances, size, step, seed)
+    return batch_indices(len(algorithm.train_rows), size, step, seed)
 
 
 @torch.no_grad()

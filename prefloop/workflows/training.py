@@ -36,6 +36,7 @@ SNAPSHOT_KINDS = {
     "comparisons": ("comparisons",),
     "demonstrations": ("demonstrations", "comparisons"),
     "prompts": ("comparisons", "demonstrations", "prompts"),
+    "rewards": (),
     "text": (),
 }
 """Kinds of snapshot that serve each need of a method, the best first."""
@@ -183,6 +184,8 @@ def _data(
 
 def _first_snapshot(place: Workspace, way: Method, log: Callable[[str], None]) -> Artifact:
     """Freeze the workspace's answers, because nobody has yet. Raises InputError where there are none that fit."""
+    if way.data == "rewards":
+        raise InputError("logged rewards are not people's answers: give --data FILE with prompt, completion and reward")
     for kind in SNAPSHOT_KINDS[way.data]:
         with store_of(place) as store:
             answered = kind in ANSWERED and next(iter(answers(store, kind=ANSWERED[kind])), None) is not None
