@@ -2,8 +2,9 @@
 # test   the tests; what was skipped and why is printed at the end
 # check  format, lint, types, import layers, and the honesty of the tests
 # prove  the long proofs
-# bench  the demo over three seeds, the runs on real preferences, the web app, and what answers are worth; an hour or
-#        more on 2 cores
+# peers  the environments of the libraries that we are compared with, in .bench/
+# bench  side by side with those libraries, the demo over three seeds, the runs on real preferences, the web app, and
+#        what answers are worth; hours on 2 cores
 #
 # Each makes .venv when it is missing, with the exact versions of constraints.txt.
 # PYTHON=python3.12 chooses another interpreter. On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: demo test check prove bench clean
+.PHONY: demo test check prove peers bench clean
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
@@ -34,7 +35,11 @@ check: $(INSTALLED)
 prove: $(INSTALLED)
 	$(BIN)/python -m pytest -m prove -n 0 --timeout 0 $(ARGS)
 
-bench: $(INSTALLED)
+peers: $(INSTALLED)
+	$(BIN)/python -m benchmarks.peers.environments
+
+bench: peers
+	$(BIN)/prefloop bench
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.hh
 	$(BIN)/python -m benchmarks.web

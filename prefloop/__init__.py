@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefloop.version import __version__
 
 if TYPE_CHECKING:
+    from prefloop.workflows.bench import bench
     from prefloop.workflows.chat import chat
     from prefloop.workflows.comparing import compare, sweep
     from prefloop.workflows.data import export, import_data, init, label, snapshot
@@ -48,6 +49,7 @@ _HOME = {
     "lineage": "lineage",
     "runs": "runs",
     "doctor": "doctor",
+    "bench": "bench",
     "sample": "sampling",
     "train": "training",
     "train_methods": "training",
@@ -89,6 +91,7 @@ __all__ = [
     "chat",
     "runs",
     "doctor",
+    "bench",
     "loop",
     "serve",
     "create_token",

@@ -21,6 +21,7 @@ import typer
 from prefloop.cli import (
     audit_log,
     backup,
+    bench,
     chat,
     compare,
     demo,
@@ -56,7 +57,7 @@ INTERRUPTED = 130
 
 VERBS = (
     init, demo, import_, export, sample, label, serve, quality, snapshot, train, evaluate, compare, report, lineage,
-    chat, runs, doctor, loop, token, audit_log, erase, backup, restore,
+    chat, runs, doctor, bench, loop, token, audit_log, erase, backup, restore,
 )  # fmt: skip
 
 app = typer.Typer(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +25,8 @@ from transformers import (
 )
 
 from prefloop.errors import InputError
-from prefloop.generation.sampler import Sample, Sampler, Sampling, draw, nucleus
-from prefloop.models.load import load_tokenizer
+from prefloop.generation.sampler import Sample, Sampler, Sampling
+from prefloop.models.load import load_policy, load_tokenizer
 from prefloop.models.template import Template
 
 VOCABULARY, EOS = 40, 2
@@ -62,6 +64,10 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
         Gemma2Config(**SHAPE, head_dim=16, final_logit_softcapping=30.0, sliding_window=48)
     ),
     "mistral (window as long as the sequence)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=48)),
+    "mistral (a window of 6)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=6)),
+    "gemma2 (a window of 6 in every other layer)": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SHAPE, head_dim=16, sliding_window=6)
+    ),
 }
 
 
@@ -214,37 +220,6 @@ def test_frequencies_are_the_models_probabilities(template: Template) -> None:
     assert {round(sample.logprobs[0], 4) for sample in group} == {-0.6931, -1.3863, -2.0794}
 
 
-def test_temperature_reshapes_the_odds() -> None:
-    """At temperature 1/2 odds of 2 to 1 become 4 to 1: of 4,000 draws 3,200, give or take 4 sigmas of 25."""
-    logits = torch.tensor([[math.log(2.0), 0.0]]).expand(4000, 2)
-    tokens, logprobs = draw(logits, Sampling(temperature=0.5), stream())
-    assert abs(int((tokens == 0).sum()) - 3200) < 101
-    assert {round(value, 4) for value in logprobs.tolist()} == {-0.2231, -1.6094}
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [
-        (0.4, [False, True, False, False]),
-        (0.5, [False, True, False, False]),
-        (0.51, [True, True, False, False]),
-        (0.9, [True, True, False, True]),
-        (1.0, [True, True, True, True]),
-        (1e-9, [False, True, False, False]),
-    ],
-)
-def test_nucleus_is_the_smallest_set_that_reaches_top_p(top_p: float, kept: list[bool]) -> None:
-    assert nucleus(torch.tensor([[0.25, 0.5, 0.0625, 0.1875]]), top_p).tolist() == [kept]
-
-
-def test_top_p_never_draws_outside_the_nucleus() -> None:
-    logits = torch.tensor([[0.25, 0.5, 0.0625, 0.1875]]).log().expand(2000, 4)
-    tokens, _ = draw(logits, Sampling(top_p=0.6), stream())
-    assert set(tokens.tolist()) == {0, 1}
-    # Two thirds to one third remain: of 2,000 draws 667, give or take 4 sigmas of 21.
-    assert abs(int((tokens == 0).sum()) - 667) < 85
-
-
 @pytest.mark.parametrize("name", ["llama", "gpt2 (absolute positions)"])
 def test_no_position_beyond_the_models_last_one(name: str, template: Template) -> None:
     """48 positions: a prompt of 40 leaves 8 tokens, one of 47 leaves 1, one of 48 none."""
@@ -267,9 +242,20 @@ def test_an_empty_prompt(template: Template) -> None:
         Sampler(made(), template)([[1], []], 1, Sampling(), stream())
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"max_new_tokens": 0}])
-def test_sampling_settings_that_mean_nothing(wrong: dict[str, float], template: Template) -> None:
-    with pytest.raises(InputError, match="sampling needs temperature >= 0"):
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"max_new_tokens": 0},
+        {"top_k": -1},
+        {"min_p": 1.5},
+        {"stop": ("",)},
+    ],
+)
+def test_sampling_settings_that_mean_nothing(wrong: dict[str, Any], template: Template) -> None:
+    with pytest.raises(InputError, match=r"sampling needs|a stop string is empty"):
         Sampler(made(), template)([[1]], 1, Sampling(**wrong), stream())
 
 
@@ -280,11 +266,101 @@ def test_progress_counts_every_sequence_once(template: Template) -> None:
     assert min(counted) > 0
 
 
-def test_a_sliding_window_shorter_than_the_sequence_is_refused(template: Template) -> None:
-    """Its cache forgets what the sampler keeps: the samples would come from another model."""
-    model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
-    with pytest.raises(InputError, match="attends to the last 8 tokens only"):
-        Sampler(model, template)(PROMPTS, 1, Sampling(max_new_tokens=9), stream())
+@pytest.mark.parametrize("name", ["mistral (a window of 6)", "gemma2 (a window of 6 in every other layer)"])
+def test_a_sliding_window_hides_what_lies_before_it(name: str, template: Template) -> None:
+    """Prompts of up to 9 tokens and 9 more: most of what was written lies outside the window."""
+    model = made(name)
+    groups = Sampler(model, template, slots=3)(PROMPTS, 2, Sampling(max_new_tokens=9), stream())
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for sample in group:
+            assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, 1.0), abs=1e-4)
+
+
+def test_layers_that_attend_in_a_way_of_their_own_are_refused(template: Template) -> None:
+    model = made()
+    model.config.layer_types = ["chunked_attention", "full_attention"]
+    with pytest.raises(InputError, match="attend by 'chunked_attention'"):
+        Sampler(model, template)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64])
+def test_a_sample_is_a_function_of_its_own_seed(slots: int, template: Template) -> None:
+    """Alone, or beside others in another order: prompt 2 with seed 7 gives the same; sample k is that of seed + k."""
+    sampler, sampling = Sampler(made(), template, slots), Sampling(max_new_tokens=9)
+    (alone,) = sampler([PROMPTS[2]], 1, sampling, stream(), seeds=[7])
+    beside = sampler(PROMPTS, 3, sampling, stream(3), seeds=[1, 2, 6, 4])
+    assert beside[2][1].ids == alone[0].ids
+    assert beside[2][1].logprobs == pytest.approx(alone[0].logprobs, abs=1e-5)
+    assert beside[2][0].ids != alone[0].ids
+
+
+def test_the_slots_change_nothing(template: Template) -> None:
+    model, sampling = made(), Sampling(max_new_tokens=9)
+    few, many = (Sampler(model, template, slots)(PROMPTS, 3, sampling, stream(8)) for slots in (2, 64))
+    assert [[s.ids for s in group] for group in few] == [[s.ids for s in group] for group in many]
+
+
+def test_each_prompt_may_have_its_own_limit(template: Template) -> None:
+    model = with_logits({7: 1.0})
+    groups = Sampler(model, template, slots=2)(PROMPTS, 2, Sampling(), stream(), limits=[1, 9, 3, 5])
+    assert [[len(s.ids) for s in group] for group in groups] == [[1, 1], [9, 9], [3, 3], [5, 5]]
+    assert not any(s.terminated for group in groups for s in group)
+    for wrong in ([1, 2], [1, 9, 3, 0]):
+        with pytest.raises(InputError, match="limits needs one number >= 1 for each of 4 prompts"):
+            Sampler(model, template)(PROMPTS, 1, Sampling(), stream(), limits=wrong)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_entropies_are_those_of_the_distribution_at_the_temperature(temperature: float, template: Template) -> None:
+    """Odds 1/2, 1/4, 1/4 have 1.5 bits; at temperature 1/2 they are 2/3, 1/6, 1/6."""
+    model = with_logits({5: 0.5, 6: 0.25, 7: 0.25})
+    sampling = Sampling(max_new_tokens=3, temperature=temperature, top_k=1)
+    (group,) = Sampler(model, template)([[1, 20]], 2, sampling, stream(), entropy=True)
+    odds = [0.5, 0.25, 0.25] if temperature == 1 else [2 / 3, 1 / 6, 1 / 6]
+    expected = -sum(p * math.log(p) for p in odds)
+    for sample in group:
+        assert sample.ids == [5, 5, 5]
+        assert sample.entropies == pytest.approx([expected] * 3, abs=1e-5)
+    (plain,) = Sampler(model, template)([[1, 20]], 1, sampling, stream())
+    assert plain[0].entropies == []
+
+
+def test_stop_strings_end_a_completion_where_the_librarys_do(tiny_model: Path, template: Template) -> None:
+    """The tiny model's own tokenizer: a stop string may begin inside one token and end inside another."""
+    model = load_policy(tiny_model, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4.0)
+    prompt = template.prompt([{"role": "user", "content": "Say hello."}])
+    sampling = Sampling(max_new_tokens=40, temperature=0)
+    (free,) = Sampler(model, template)([prompt], 1, sampling, stream())
+    text = template.decode(free[0].ids)
+    stop = (text[5:8], "never said")
+    (found,) = Sampler(model, template)([prompt], 1, replace(sampling, stop=stop), stream())
+    inputs = torch.tensor([prompt])
+    whole = model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=40,
+        do_sample=False,
+        stop_strings=list(stop),
+        tokenizer=template.tokenizer,
+    )
+    assert found[0].ids == whole[0, len(prompt) :].tolist()
+    assert len(found[0].ids) < len(free[0].ids)
+    assert found[0].terminated
+
+
+def test_tokens_are_told_as_they_come(template: Template) -> None:
+    heard: dict[int, list[list[int]]] = {}
+
+    def told(prompt: int, sample: Sample) -> None:
+        heard.setdefault(prompt, []).append(list(sample.ids))
+
+    groups = Sampler(made(), template, slots=2)(PROMPTS, 1, Sampling(max_new_tokens=6), stream(), told=told)
+    for i, (sample,) in enumerate(groups):
+        assert heard[i] == [sample.ids[: n + 1] for n in range(len(sample.ids))]
 
 
 def test_an_architecture_without_position_ids_is_refused(template: Template) -> None:

@@ -1,0 +1,1 @@
+"""The programs that the sides run, each under its own interpreter."""

@@ -1,0 +1,108 @@
+"""Keys and values of a pool of slots, each filled to its own length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import Cache
+
+from prefloop.errors import InputError
+
+STEP = 64
+"""Columns are added so many at a time."""
+GROWTH = 1.2
+"""And at least by this factor, so that a long sequence is copied few times."""
+
+
+class SlotCache(Cache):  # type: ignore[misc]
+    """`columns` grow with the longest sequence that is there; a slot's sequence starts at column 0."""
+
+    def __init__(self, slots: int, most: int, device: torch.device) -> None:
+        super().__init__(layers=[])
+        self.slots, self.most = slots, most
+        self.keys: list[Float[Tensor, "S H W D"]] = []
+        self.values: list[Float[Tensor, "S H W D"]] = []
+        self.at: Int[Tensor, "S"] = torch.zeros(slots, dtype=torch.long, device=device)
+        """Where each slot writes next."""
+        self.reach = 0
+        """Columns that any slot has filled, this step's included."""
+        self._row = torch.arange(slots, device=device)
+
+    @property
+    def columns(self) -> int:
+        return self.keys[0].shape[2] if self.keys else 0
+
+    def place(self, prompts: Any, rows: Sequence[int], slots: Sequence[int], lengths: Int[Tensor, "n"]) -> None:
+        """Copy row `rows[i]` of a prefilled cache, `lengths[i]` long, into slot `slots[i]`."""
+        self._widen(prompts.layers[0].keys.shape[2])
+        for layer, filled in enumerate(prompts.layers):
+            _, heads, span, size = filled.keys.shape
+            if len(self.keys) == layer:
+                shape = (self.slots, heads, max(self.columns, self._rounded(span)), size)
+                self.keys.append(filled.keys.new_zeros(shape))
+                self.values.append(filled.values.new_zeros(shape))
+            self.keys[layer][slots, :, :span] = filled.keys[rows]
+            self.values[layer][slots, :, :span] = filled.values[rows]
+        self.at[torch.tensor(slots, device=self.at.device)] = lengths
+
+    def free(self, slots: Sequence[int]) -> None:
+        """These decode along at the first column until they are filled, so that nobody waits for their length."""
+        self.at[torch.tensor(slots, device=self.at.device)] = 0
+
+    def begin_step(self) -> None:
+        """Make room for one more token in every slot."""
+        self.reach = int(self.at.max()) + 1
+        self._widen(self.reach)
+
+    def keep(self, slots: Int[Tensor, "n"]) -> None:
+        """Forget all other slots."""
+        span = int(self.at[slots].max())
+        for layer in range(len(self.keys)):
+            self.keys[layer] = self.keys[layer][slots, :, : self._rounded(span + 1)]
+            self.values[layer] = self.values[layer][slots, :, : self._rounded(span + 1)]
+        self.at, self.slots, self._row = self.at[slots], len(slots), self._row[: len(slots)]
+
+    def hidden(self, window: int | None = None) -> Bool[Tensor, "S R"]:
+        """True where a slot must not look: behind its own end, and before its last `window` tokens."""
+        column = torch.arange(self.reach, device=self.at.device)
+        behind = column > self.at[:, None]
+        return behind if window is None else behind | (column <= self.at[:, None] - window)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.keys[layer_idx][self._row, :, self.at] = key_states[:, :, 0]
+        self.values[layer_idx][self._row, :, self.at] = value_states[:, :, 0]
+        return self.keys[layer_idx][:, :, : self.reach], self.values[layer_idx][:, :, : self.reach]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.reach - 1
+
+    def _rounded(self, columns: int) -> int:
+        return min(self.most, -(-columns // STEP) * STEP)
+
+    def _widen(self, columns: int) -> None:
+        if not self.keys or columns <= self.columns:
+            return
+        more = self._rounded(max(columns, int(self.columns * GROWTH))) - self.columns
+        for store in (self.keys, self.values):
+            for layer, held in enumerate(store):
+                store[layer] = torch.nn.functional.pad(held, (0, 0, 0, more))
+
+
+def windows(config: Any) -> dict[str, int | None]:
+    """Kind of layer -> how many tokens back it attends, None for all. Raises InputError for other ways to attend."""
+    text = config.get_text_config()
+    size = getattr(text, "sliding_window", None)
+    kinds = sorted(set(getattr(text, "layer_types", None) or ["sliding_attention" if size else "full_attention"]))
+    known = {"full_attention": None, "sliding_attention": size}
+    if strange := [kind for kind in kinds if kind not in known]:
+        raise InputError(
+            f"this model's layers attend by {strange[0]!r}, for which the sampler has no cache; use an architecture "
+            "such as Llama, Qwen, Mistral, Gemma or GPT-2"
+        )
+    return {kind: known[kind] for kind in kinds}

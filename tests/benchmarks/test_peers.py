@@ -1,0 +1,88 @@
+"""The comparison with other libraries: its material, its arithmetic, and what it says when a peer is not there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, quantiles
+
+import pytest
+
+from benchmarks.peers import material, race
+from benchmarks.peers.environments import ROOT
+
+HALF = """
+import sys
+from benchmarks.peers.race import side
+kept = bytearray({megabytes} * 2**20)
+side(lambda spec: {{"units": spec["n"], "seconds": {seconds}, "version": "9", "held": len(kept)}})
+"""
+
+
+def test_lengths_are_those_of_hh() -> None:
+    """Mean 61, 90th percentile 141, longest 540 (within the rounding of a table of quantiles)."""
+    found = material.completion_lengths(4000)
+    assert 59 < mean(found) < 63
+    assert 140 < quantiles(found, n=10)[-1] < 148
+    assert max(found) == 540
+    prompts = material.prompt_lengths(4000)
+    assert max(prompts) + max(found) <= material.POSITIONS
+    assert 132 < mean(prompts) < 148
+
+
+def test_the_prompts_have_the_lengths_that_were_asked_for(tmp_path: Path) -> None:
+    from benchmarks.peers.sampling import token_ids
+
+    model = material.write_model(tmp_path / "model")
+    material.write_prompts(tmp_path / "prompts.jsonl", 12)
+    ids = token_ids(model, tmp_path / "prompts.jsonl")
+    assert [len(prompt) for prompt in ids] == material.prompt_lengths(12)
+    size = sum(p.numel() for p in _load(model).parameters())
+    assert 12.4e6 < size < 12.6e6
+
+
+def _load(model: Path):  # type: ignore[no-untyped-def]
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model)
+
+
+def test_rates_and_memory_are_those_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 units in 2 s against 10 in 5 s: 2.5 times as fast. The second holds 300 MiB more than the first."""
+    for name, seconds, megabytes in (("quick", 2.0, 1), ("slow", 5.0, 301)):
+        (tmp_path / f"{name}_side.py").write_text(HALF.format(seconds=seconds, megabytes=megabytes))
+    python = Path(sys.executable)
+    monkeypatch.setattr(race, "ROOT", f"{ROOT}:{tmp_path}")
+    quick, slow = race.race(
+        [race.Side("quick", python, "quick_side"), race.Side("slow", python, "slow_side")], {"n": 10}, repeats=1
+    )
+    found = race.row("made", "units/s", quick, "slow", slow)
+    assert (found["ours"], found["peer"], found["ratio"]) == (5.0, 2.0, 2.5)
+    assert 290 < found["peer_mb"] - found["ours_mb"] < 310
+        300, abs=10
+    )  # honest: what the interpreter needs varies
+    assert found["memory_ratio"] == pytest.approx(found["ours_mb"] / found["peer_mb"], abs=1e-3)
+    assert "cores" in found["machine"]
+
+
+def test_a_side_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_side.py").write_text("raise SystemExit('the model is not there')")
+    monkeypatch.setattr(race, "ROOT", f"{ROOT}:{tmp_path}")
+    with pytest.raises(RuntimeError, match="the model is not there"):
+        race.once(race.Side("broken", Path(sys.executable), "broken_side"), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--work", "sampling_hh"], "make it with: make peers"), (["--work", "sumpling"], "unknown work 'sumpling'")],
+)
+def test_bench_says_what_is_missing(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFLOOP_BENCH", str(tmp_path))
+    command = [sys.executable, "-m", "prefloop", "bench", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in json.loads(done.stdout)["error"]
