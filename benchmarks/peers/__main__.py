@@ -13,11 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.peers import sampling
-from benchmarks.peers.environments import NotThere
-from prefloop.models.device import pick_dtype
+from benchmarks.peers.environments import PEERS, NotThere, interpreter
 
 Rows = Callable[[str, Path, str], list[dict[str, Any]]]
 """`rows(work, folder, dtype)`: the rows of one work; `folder` is empty and goes afterwards."""
@@ -26,11 +23,13 @@ WORKS: dict[str, Rows] = {"sampling_hh": sampling.rows, "sampling_equal": sampli
 
 
 def main(works: list[str]) -> int:
-    dtype = str(pick_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     rows: list[dict[str, Any]] = []
     try:
         if unknown := [work for work in works if work not in WORKS]:
             raise NotThere(f"unknown work {unknown[0]!r}; the works are: {', '.join(WORKS)}")
+        for peer in PEERS:
+            interpreter(peer)
+        dtype = native_dtype()
         for work in works or WORKS:
             print(f"{work}, {dtype}", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory() as folder:
@@ -40,6 +39,15 @@ def main(works: list[str]) -> int:
         return 2 if isinstance(error, NotThere) else 1
     print(json.dumps({"rows": rows}))
     return 0
+
+
+def native_dtype() -> str:
+    """The number format that this processor multiplies fastest; both sides get it."""
+    import torch
+
+    from prefloop.models.device import pick_dtype
+
+    return str(pick_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
 
 
 if __name__ == "__main__":

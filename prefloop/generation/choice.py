@@ -101,7 +101,8 @@ def inverse(weights: Float[Tensor, "S V"], uniforms: Float[Tensor, "S"]) -> Int[
     # Counted from the block's end, whose cumulative weight is known, and as a share of what the block itself sums to.
     share = 1 - (end - goal) / inside[:, -1]
     within = (inside <= (share.clamp(0, 1 - 1e-12) * inside[:, -1])[:, None]).sum(-1)
-    return block[:, 0] * BLOCK + within
+    token: Tensor = block[:, 0] * BLOCK + within
+    return token
 
 
 def allowed(p: Float[Tensor, "S V"], sampling: Sampling) -> Bool[Tensor, "S V"]:
