@@ -76,8 +76,11 @@ class Client:
 def prepared(folder: Path, clients: int, questions: int) -> tuple[list[str], str]:
     """A workspace with questions, a token per client, and the session of a lead; (tokens, session)."""
     import prefloop
+    from prefloop.store.accounts import add_person
+    from prefloop.store.consents import record_consent
     from prefloop.store.database import open_store
-    from prefloop.store.people import add_person, create_token, record_consent, start_session
+    from prefloop.store.sessions import start_session
+    from prefloop.store.tokens import create_token
     from prefloop.web.asking import Item, ask
     from prefloop.web.consent import CONSENT_VERSION, PURPOSES
 

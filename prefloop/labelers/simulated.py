@@ -24,8 +24,8 @@ from prefloop.errors import InputError
 from prefloop.labelers.task_world import FAMILIES, Task, demonstrate, spec_of
 from prefloop.records import Message, as_messages
 from prefloop.rewards.checkers import check_many
+from prefloop.store.annotators import add_annotator
 from prefloop.store.database import Store
-from prefloop.store.people import add_annotator
 from prefloop.store.queue import Lease, Submission, lease, submit
 
 ARGMAX = -1.0

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import Messages, as_messages, canonical_json, content_hash, prompt_id
+from prefloop.store.annotators import imported_annotators
 from prefloop.store.asking import put_gold
 from prefloop.store.audit_log import (
     OPERATOR,
@@ -31,7 +32,6 @@ from prefloop.store.audit_log import (
     guideline_commitment,
 )
 from prefloop.store.database import Row, Store, in_answer_order, insert_new
-from prefloop.store.people import imported_annotators
 from prefloop.store.tables import (
     annotators,
     audiences,

@@ -22,7 +22,9 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Mount
 
-from prefloop.store.people import Principal, Role, session_owner, token_owner
+from prefloop.store.accounts import Principal, Role
+from prefloop.store.sessions import session_owner
+from prefloop.store.tokens import token_owner
 from prefloop.web.bodies import read_form
 from prefloop.web.state import state_of
 

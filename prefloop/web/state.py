@@ -10,8 +10,8 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
+from prefloop.store.accounts import Principal
 from prefloop.store.database import Store
-from prefloop.store.people import Principal
 from prefloop.web.desk import Desk
 from prefloop.web.settings import WebSettings
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from prefloop.errors import InputError
 from prefloop.settings import check_choice
-from prefloop.store import audit_log, people
+from prefloop.store import audit_log, tokens
 from prefloop.store import backup as backups
+from prefloop.store.accounts import ROLES, Role
 from prefloop.workflows.places import Place, store_of, workspace_at
 
 
@@ -22,20 +23,20 @@ def create_token(
     """
     known = _role(role)
     with store_of(workspace_at(workspace)) as store:
-        made = people.create_token(store, name, known, days=days)
+        made = tokens.create_token(store, name, known, days=days)
     return {"token": made.token, "annotator": made.annotator, "id": made.id, "name": name, "role": role}
 
 
 def list_tokens(*, workspace: Place = None) -> list[dict[str, Any]]:
     """What is known of every token, newest first; the tokens themselves nobody knows."""
     with store_of(workspace_at(workspace)) as store:
-        return [vars(one) for one in people.tokens(store)]
+        return [vars(one) for one in tokens.tokens(store)]
 
 
 def revoke_token(id: str, *, workspace: Place = None) -> dict[str, Any]:
     """End a token at once. Raises InputError for one that is not there."""
     with store_of(workspace_at(workspace)) as store:
-        people.revoke_token(store, id)
+        tokens.revoke_token(store, id)
     return {"id": id, "revoked": True}
 
 
@@ -78,6 +79,6 @@ def restore(path: str | Path, *, workspace: Place = None) -> dict[str, Any]:
     return backups.restore(workspace_at(workspace).database_url, path)
 
 
-def _role(role: str) -> people.Role:
-    check_choice("--role", role, people.ROLES)
-    return next(one for one in people.ROLES if one == role)
+def _role(role: str) -> Role:
+    check_choice("--role", role, ROLES)
+    return next(one for one in ROLES if one == role)

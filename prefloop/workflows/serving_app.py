@@ -37,7 +37,8 @@ def serve(
     """
     import uvicorn
 
-    from prefloop.store.people import has_admin, invite
+    from prefloop.store.accounts import has_admin
+    from prefloop.store.invitations import invite
     from prefloop.web import WebSettings, create_app
 
     place = workspace_at(workspace)

@@ -23,9 +23,9 @@ from prefloop.labelers.simulated import (
     probability_first,
     profiles_of,
 )
+from prefloop.store.annotators import list_annotators
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers
-from prefloop.store.people import list_annotators
 
 LN2, LN3 = math.log(2), math.log(3)
 

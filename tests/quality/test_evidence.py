@@ -11,6 +11,7 @@ import pytest
 from prefloop.quality.assessment import assess, standings_of
 from prefloop.quality.evidence import gather, known_answer, pair_item
 from prefloop.quality.overlap import AdaptiveOverlap
+from prefloop.store.annotators import add_annotator
 from prefloop.store.asking import set_queue_options
 from prefloop.store.database import Store
 from prefloop.store.feedback import (
@@ -21,7 +22,6 @@ from prefloop.store.feedback import (
     answers,
     import_answers,
 )
-from prefloop.store.people import add_annotator
 from prefloop.store.queue import Lease, Submission, adjudicate, lease, submit
 
 GOOD, POOR = "This is the better answer", "This is the poorer answer"

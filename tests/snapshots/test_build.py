@@ -15,9 +15,9 @@ from prefloop.records import content_hash, prompt_id
 from prefloop.snapshots.build import annotator_kind, build_snapshot, provenance, snapshot_rows
 from prefloop.snapshots.formats import load_comparisons, load_demonstrations
 from prefloop.snapshots.importing import import_file
+from prefloop.store.annotators import add_annotator
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers, import_answers
-from prefloop.store.people import add_annotator
 from prefloop.store.queue import Submission, lease, submit
 
 P = [{"role": "user", "content": "Which is better?"}]

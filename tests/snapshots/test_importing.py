@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from prefloop.errors import InputError, RunError
 from prefloop.snapshots import importing
 from prefloop.snapshots.importing import ImportResult, import_file
+from prefloop.store.annotators import list_annotators
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import answers, counts
-from prefloop.store.people import list_annotators
 
 Write = Callable[..., Path]
 

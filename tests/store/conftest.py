@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from prefloop.store import hashing
 from prefloop.store.database import Store, open_store
 from tests.postgres import Server
 
@@ -59,3 +61,15 @@ def store(store_url: str) -> Iterator[Store]:
     opened = open_store(store_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hashing, "SCRYPT", (2**4, 8, 1))
+
+
+def everything_stored(store: Store) -> str:
+    """Every row of every table, as text."""
+    with store.read() as connection:
+        names = sa.inspect(connection).get_table_names()
+        return "\n".join(str(row) for name in names for row in connection.execute(sa.text(f"SELECT * FROM {name}")))  # noqa: S608

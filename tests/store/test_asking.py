@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from prefloop.errors import InputError
+from prefloop.store.accounts import add_person, set_roles
+from prefloop.store.annotators import add_annotator
 from prefloop.store.asking import (
     REPEAT_AFTER,
     Asked,
@@ -18,6 +20,7 @@ from prefloop.store.asking import (
     widen,
 )
 from prefloop.store.audit_log import verify
+from prefloop.store.consents import set_refusals
 from prefloop.store.database import Store
 from prefloop.store.feedback import (
     add_completions,
@@ -29,7 +32,6 @@ from prefloop.store.feedback import (
     counts,
     history,
 )
-from prefloop.store.people import add_annotator, add_person, set_refusals, set_roles
 from prefloop.store.queue import Lease, LeaseError, Receipt, Submission, adjudicate, correct, lease, submit
 
 

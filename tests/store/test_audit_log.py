@@ -14,6 +14,8 @@ from alembic import command
 
 from prefloop.errors import InputError
 from prefloop.records import canonical_json
+from prefloop.store.accounts import add_person, set_roles
+from prefloop.store.annotators import add_annotator
 from prefloop.store.audit_log import (
     Head,
     Verified,
@@ -35,7 +37,6 @@ from prefloop.store.feedback import (
     erase_answers,
     import_answers,
 )
-from prefloop.store.people import add_annotator, add_person, set_roles
 from prefloop.store.queue import Submission, correct, lease, submit
 
 

@@ -22,9 +22,9 @@ import sqlalchemy as sa
 import prefloop.store
 from prefloop.errors import InputError, RunError
 from prefloop.store import database
+from prefloop.store.annotators import add_annotator, list_annotators
 from prefloop.store.database import HEAD, WAL_IS_SAFE_FROM, Store, open_store
 from prefloop.store.feedback import add_prompts, counts, import_answers
-from prefloop.store.people import add_annotator, list_annotators
 from prefloop.store.tables import metadata
 
 HOLDER = """

@@ -6,11 +6,12 @@ import pytest
 import sqlalchemy as sa
 
 from prefloop.errors import InputError, RunError
+from prefloop.store.accounts import add_person, people
 from prefloop.store.audit_log import verify
+from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.erasure import Erased, buried, bury_again, erase_subject, scrub, subject_kind
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers
-from prefloop.store.people import add_person, people, record_consent
 from prefloop.store.queue import Submission, lease, submit
 from tests.store.test_asking import say
 

@@ -16,10 +16,10 @@ from collections.abc import Callable
 import pytest
 
 from prefloop.errors import InputError
+from prefloop.store.annotators import add_annotator
 from prefloop.store.audit_log import Head, verify
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import answers, counts
-from prefloop.store.people import add_annotator
 from prefloop.store.queue import LeaseRequest, Receipt, Submission, correct_on, lease
 from prefloop.store.writer import Writer
 from tests.store.test_asking import ask
@@ -28,7 +28,7 @@ KILLED = """
 import json, sys, threading
 from prefloop.store.audit_log import head
 from prefloop.store.database import open_store
-from prefloop.store.people import list_annotators
+from prefloop.store.annotators import list_annotators
 from prefloop.store.queue import LeaseRequest, Submission
 from prefloop.store.writer import Writer
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from prefloop.errors import InputError
+from prefloop.store.annotators import add_annotator
 from prefloop.store.audit_log import verify
 from prefloop.store.database import Store
 from prefloop.store.outbox import (
@@ -22,7 +23,6 @@ from prefloop.store.outbox import (
     list_webhooks,
     undelivered,
 )
-from prefloop.store.people import add_annotator
 from prefloop.store.queue import Submission, lease, submit
 from tests.store.test_asking import ask, say
 

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from prefloop.store.annotators import add_annotator
+from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.feedback import answers, import_answers
-from prefloop.store.people import add_annotator, record_consent
 from prefloop.store.privacy import find_pii, redact, redact_value, without_consent
 
 

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from prefloop.errors import InputError
 from prefloop.store import feedback
+from prefloop.store.annotators import add_annotator
 from prefloop.store.database import Store, in_answer_order, open_store
 from prefloop.store.feedback import (
     add_completions,
@@ -30,7 +31,6 @@ from prefloop.store.feedback import (
     erase_answers,
     import_answers,
 )
-from prefloop.store.people import add_annotator
 from prefloop.store.queue import (
     IdempotencyError,
     Lease,

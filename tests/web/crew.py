@@ -5,8 +5,11 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from prefloop.store.accounts import Role, add_person
+from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
-from prefloop.store.people import Role, add_person, create_token, record_consent, start_session
+from prefloop.store.sessions import start_session
+from prefloop.store.tokens import create_token
 from prefloop.web.access import csrf_token
 from prefloop.web.asking import Item, ask
 from prefloop.web.consent import CONSENT_VERSION, PURPOSES

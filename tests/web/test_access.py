@@ -8,8 +8,9 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.testclient import TestClient
 
+from prefloop.store.accounts import ROLES, add_person, deactivate
 from prefloop.store.database import Store
-from prefloop.store.people import ROLES, add_person, deactivate, session_owner, start_session
+from prefloop.store.sessions import session_owner, start_session
 from prefloop.web import create_app
 from prefloop.web.access import Access, Public, api_routes, check_every_route, csrf_token, rules_of
 from tests.web.crew import browser, machine, person
@@ -207,7 +208,7 @@ def test_nobody_registers_uninvited(app: FastAPI) -> None:
 
 
 def test_an_invitation_makes_one_account(app: FastAPI, desk_store: Store) -> None:
-    from prefloop.store.people import invite
+    from prefloop.store.invitations import invite
 
     path = f"/invitations/{invite(desk_store, 'annotator')}"
     form = {"name": "ada", "password": "long enough pass", "again": "long enough pass"}

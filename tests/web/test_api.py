@@ -192,7 +192,7 @@ def test_asking_is_all_or_nothing(app: FastAPI, desk_store: Store) -> None:
 
 
 def test_a_token_that_is_revoked_is_over(app: FastAPI, desk_store: Store) -> None:
-    from prefloop.store.people import revoke_token, tokens
+    from prefloop.store.tokens import revoke_token, tokens
 
     annotator = machine(app, desk_store, "annotator")
     assert annotator.post("/api/v1/questions/next").status_code == 204
@@ -236,8 +236,8 @@ def test_gold_and_an_audience_come_with_the_question(app: FastAPI, desk_store: S
 
 
 def test_a_machines_person_agrees_through_the_api(app: FastAPI, desk_store: Store) -> None:
-    from prefloop.store.people import tokens
     from prefloop.store.privacy import without_consent
+    from prefloop.store.tokens import tokens
 
     annotator = machine(app, desk_store, "annotator")
     (token,) = tokens(desk_store)

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from prefloop.store.database import Store
 from prefloop.store.feedback import add_guideline, answers
-from prefloop.store.people import start_session
+from prefloop.store.sessions import start_session
 from prefloop.web.asking import Item, ask
 from tests.web.crew import person, questions_of
 from tests.web.payloads import PAYLOADS

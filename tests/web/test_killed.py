@@ -22,8 +22,8 @@ from benchmarks.web import Client
 from prefloop.artifacts.workspace import Workspace
 from prefloop.store.audit_log import verify
 from prefloop.store.database import Store, open_store
-from prefloop.store.people import create_token
 from prefloop.store.tables import answers
+from prefloop.store.tokens import create_token
 from tests.web.crew import questions_of
 
 KILLS = int(os.environ.get("PREFLOOP_KILLS", "50"))

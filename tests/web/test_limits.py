@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from prefloop.store.database import Store
-from prefloop.store.people import start_session
+from prefloop.store.sessions import start_session
 from prefloop.web.access import csrf_token
 from tests.web.crew import browser, machine, person
 from tests.web.served import Site, served

@@ -10,9 +10,10 @@ import pytest
 from fastapi import FastAPI
 
 from prefloop.errors import InputError
+from prefloop.store.accounts import add_person
+from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.feedback import answers
-from prefloop.store.people import add_person, record_consent
 from prefloop.store.queue import Submission, lease, submit
 from prefloop.web.asking import Item, ask
 from prefloop.web.outgoing import harmless

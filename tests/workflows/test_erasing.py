@@ -12,10 +12,12 @@ import prefloop
 from prefloop.artifacts.folder import Artifact, find_artifact, read_manifest, write_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError, RunError
+from prefloop.store.accounts import add_person, people
+from prefloop.store.consents import record_consent
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers, import_answers
-from prefloop.store.people import add_person, people, record_consent, token_owner
 from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.tokens import token_owner
 
 SECRET = 'the heron that nobody else wrote about, é ✓ "quoted"'
 IN_JSON = json.dumps(SECRET, ensure_ascii=False)[1:-1].encode()

@@ -10,21 +10,10 @@ from fastapi.responses import RedirectResponse
 from starlette.datastructures import URL
 
 from prefloop.errors import InputError
-from prefloop.store.people import (
-    accept_invitation,
-    check_password,
-    consents,
-    create_token,
-    end_session,
-    invitation,
-    record_consent,
-    refused,
-    revoke_token,
-    session_owner,
-    set_refusals,
-    start_session,
-    tokens,
-)
+from prefloop.store.consents import consents, record_consent, refused, set_refusals
+from prefloop.store.invitations import accept_invitation, invitation
+from prefloop.store.sessions import check_password, end_session, session_owner, start_session
+from prefloop.store.tokens import create_token, revoke_token, tokens
 from prefloop.web.access import Anyone, MemberPage, session_secret
 from prefloop.web.attempts import Attempts
 from prefloop.web.bodies import read_form, text_of

@@ -10,19 +10,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 
 from prefloop.errors import InputError
+from prefloop.store.accounts import ROLES, Role, deactivate, people, reactivate, set_roles
+from prefloop.store.invitations import invite
 from prefloop.store.outbox import add_webhook, end_webhook, list_webhooks, undelivered
-from prefloop.store.people import (
-    ROLES,
-    Role,
-    create_token,
-    deactivate,
-    invite,
-    people,
-    reactivate,
-    revoke_token,
-    set_roles,
-    tokens,
-)
+from prefloop.store.tokens import create_token, revoke_token, tokens
 from prefloop.web.access import AdminPage, Anyone, LeadPage, MemberPage, api_routes
 from prefloop.web.bodies import read_form, text_of
 from prefloop.web.rendering import page

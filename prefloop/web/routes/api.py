@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 
 from prefloop.errors import InputError
 from prefloop.records import QUESTION_KINDS, Message, QuestionKind
+from prefloop.store.consents import record_consent
 from prefloop.store.feedback import answers as stored_answers
-from prefloop.store.people import record_consent
 from prefloop.store.queue import Lease, Submission
 from prefloop.store.values import MAX_INTEGER
 from prefloop.web.access import Anyone, LeadApi, MemberApi, ReaderApi, WorkerApi

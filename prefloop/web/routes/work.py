@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from prefloop.errors import InputError
+from prefloop.store.accounts import Principal
+from prefloop.store.consents import quiz_passed, record_quiz
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, history, newest_guideline
-from prefloop.store.people import Principal, quiz_passed, record_quiz
 from prefloop.store.queue import Submission, correct, release
 from prefloop.web.access import WorkerPage
 from prefloop.web.bodies import json_body, read_form, text_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prefloop.errors import InputError
+from prefloop.store.annotators import add_annotator, annotators_by_ids, kinds_of, list_annotators
 from prefloop.store.database import Store
-from prefloop.store.people import add_annotator, annotators_by_ids, kinds_of, list_annotators
 
 
 def test_the_same_name_is_the_same_annotator(store: Store) -> None:
