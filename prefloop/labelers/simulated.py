@@ -26,7 +26,8 @@ from prefloop.records import Message, as_messages
 from prefloop.rewards.checkers import check_many
 from prefloop.store.annotators import add_annotator
 from prefloop.store.database import Store
-from prefloop.store.queue import Lease, Submission, lease, submit
+from prefloop.store.queue import Lease, lease
+from prefloop.store.submissions import Submission, submit
 
 ARGMAX = -1.0
 WHOLE = 0.4

@@ -20,11 +20,7 @@ from prefloop.store.annotators import AnnotatorKind, is_of, kind_by_name, put_an
 from prefloop.store.audit_log import OPERATOR, append, audited, roles_commitment
 from prefloop.store.database import Row, Store
 from prefloop.store.hashing import hash_password
-from prefloop.store.tables import (
-    accounts,
-    annotators,
-    sessions,
-)
+from prefloop.store.tables import accounts, annotators, sessions
 from prefloop.store.tables import roles as role_table
 
 Role = Literal["admin", "lead", "adjudicator", "annotator", "viewer"]

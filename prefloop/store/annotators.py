@@ -13,10 +13,8 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import content_hash
-from prefloop.store.database import Row, Store, insert_new
-from prefloop.store.tables import (
-    annotators,
-)
+from prefloop.store.database import Row, Store, any_of, insert_new
+from prefloop.store.tables import annotators
 from prefloop.store.values import check_storable, in_chunks
 
 AnnotatorKind = Literal["person", "simulated", "ai"]
@@ -117,6 +115,35 @@ def imported_annotators(
         rows.append({"id": identity, "name": unique, "kind": kind, "profile": {"imported": True}, "created_at": now})
     insert_new(connection, annotators, rows)
     return result
+
+
+# Put together once: building a statement takes SQLAlchemy several times as long as SQLite takes to run it.
+_LOCK_ANNOTATORS = (
+    sa.select(annotators.c.id)
+    .where(any_of(annotators.c.id, "ids"))
+    .order_by(annotators.c.id)
+    .with_for_update(key_share=True)
+)
+
+
+def existing_annotators(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Those of these annotators that there are; one transaction at a time for each of them."""
+    found: set[str] = set()
+    for chunk in in_chunks(sorted(ids)):
+        found.update(connection.scalars(_LOCK_ANNOTATORS, {"ids": chunk}))
+    return found
+
+
+def lock_annotators(connection: Connection, ids: Sequence[str]) -> None:
+    """One transaction at a time for each of these annotators. Raises InputError for one that is not there."""
+    missing = sorted(set(ids) - existing_annotators(connection, ids))
+    if missing:
+        raise no_annotator(missing[0])
+
+
+def no_annotator(identity: str) -> InputError:
+    """What to say of somebody who is not there."""
+    return InputError(f"the store has no annotator {identity!r:.200}; add_annotator gives the id to use")
 
 
 def require_annotator(connection: Connection, annotator: str) -> None:

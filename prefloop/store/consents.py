@@ -14,11 +14,7 @@ from prefloop.store.annotators import is_of, require_annotator
 from prefloop.store.audit_log import append, audited
 from prefloop.store.database import Store
 from prefloop.store.tables import consents as consent_table
-from prefloop.store.tables import (
-    guidelines,
-    quizzes,
-    refusals,
-)
+from prefloop.store.tables import guidelines, quizzes, refusals
 from prefloop.store.values import check_storable
 
 EVERY_TAG = "*"

@@ -144,6 +144,11 @@ def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any
         connection.execute(make(table).on_conflict_do_nothing(), rows)
 
 
+def any_of(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """The column is one of a list that is bound later, as `name`."""
+    return column.in_(sa.bindparam(name, expanding=True))
+
+
 def in_answer_order(connection: Connection) -> None:
     """From here to the end of the transaction, nobody else can add answers.
 

@@ -17,11 +17,7 @@ from prefloop.store.audit_log import OPERATOR, append, audited
 from prefloop.store.database import Row, Store
 from prefloop.store.hashing import hash_password, secret_hash
 from prefloop.store.sessions import put_password
-from prefloop.store.tables import (
-    accounts,
-    answers,
-    invitations,
-)
+from prefloop.store.tables import accounts, answers, invitations
 
 Purpose = Literal["invitation", "reset", "first_admin"]
 

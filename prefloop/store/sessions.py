@@ -15,11 +15,7 @@ from prefloop.store.annotators import is_of
 from prefloop.store.audit_log import OPERATOR, append, audited
 from prefloop.store.database import Store
 from prefloop.store.hashing import hash_password, nobodys_password, password_fits, secret_hash
-from prefloop.store.tables import (
-    accounts,
-    annotators,
-    sessions,
-)
+from prefloop.store.tables import accounts, annotators, sessions
 from prefloop.store.values import check_storable
 
 

@@ -205,7 +205,7 @@ slots = Table(
     Column("token", String(64)),  # of the newest lease
     Column("expires_at", Time),
     Column("answer_id", String(24), ForeignKey("answers.id")),  # not NULL: done
-    Column("gold", Boolean, nullable=False, server_default=false()),  # the answer is known; see queue.py
+    Column("gold", Boolean, nullable=False, server_default=false()),  # the answer is known; see asking.py
     Column("restricted", Boolean, nullable=False, server_default=false()),  # to the question's `audiences`
     Column("sensitive", String(64)),  # of the question
     Column("reserved_for", String(200), ForeignKey("annotators.id")),  # a repeat, which only this annotator gets

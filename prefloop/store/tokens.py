@@ -24,9 +24,7 @@ from prefloop.store.annotators import is_of, kind_by_name, put_annotator
 from prefloop.store.audit_log import OPERATOR, append, audited
 from prefloop.store.database import Store
 from prefloop.store.hashing import secret_hash
-from prefloop.store.tables import (
-    annotators,
-)
+from prefloop.store.tables import annotators
 from prefloop.store.tables import tokens as token_table
 
 TOKEN_PREFIX = "pl_"  # noqa: S105  (no secret)

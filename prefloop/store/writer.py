@@ -21,7 +21,8 @@ from sqlalchemy.engine import Connection
 from prefloop.errors import PrefloopError, RunError
 from prefloop.store.asking import OverlapPolicy
 from prefloop.store.database import Store
-from prefloop.store.queue import Lease, LeaseRequest, Receipt, Submission, hand_out, take
+from prefloop.store.queue import Lease, LeaseRequest, hand_out
+from prefloop.store.submissions import Receipt, Submission, take
 from prefloop.store.writer_lock import POLL_SECONDS
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ class Writer:
         return self._put(request)
 
     def answer(self, submission: Submission) -> Future[Receipt]:
-        """As `queue.submit`, for one submission."""
+        """As `submissions.submit`, for one submission."""
         return self._put(submission)
 
     def close(self) -> None:

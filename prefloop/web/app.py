@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 from prefloop.errors import InputError, RunError
 from prefloop.quality.overlap import AdaptiveOverlap
 from prefloop.store.database import Store
-from prefloop.store.queue import LeaseError
+from prefloop.store.submissions import LeaseError
 from prefloop.store.writer import Writer
 from prefloop.version import __version__
 from prefloop.web.access import Denied, NotSignedIn, check_every_route

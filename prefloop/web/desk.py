@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from starlette.concurrency import run_in_threadpool
 
 from prefloop.store.database import Store
-from prefloop.store.queue import Lease, LeaseError, LeaseRequest, Receipt, Submission
+from prefloop.store.queue import Lease, LeaseRequest
+from prefloop.store.submissions import LeaseError, Receipt, Submission
 from prefloop.store.writer import Writer
 from prefloop.web.reading import lease_holder
 

@@ -15,7 +15,8 @@ import prefloop
 from prefloop.cli.app import run
 from prefloop.store.database import open_store
 from prefloop.store.feedback import add_prompts, add_questions, answers
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 from prefloop.store.tokens import token_owner
 
 

@@ -13,16 +13,11 @@ from prefloop.quality.evidence import gather, known_answer, pair_item
 from prefloop.quality.overlap import AdaptiveOverlap
 from prefloop.store.annotators import add_annotator
 from prefloop.store.asking import set_queue_options
+from prefloop.store.corrections import adjudicate
 from prefloop.store.database import Store
-from prefloop.store.feedback import (
-    add_completions,
-    add_guideline,
-    add_prompts,
-    add_questions,
-    answers,
-    import_answers,
-)
-from prefloop.store.queue import Lease, Submission, adjudicate, lease, submit
+from prefloop.store.feedback import add_completions, add_guideline, add_prompts, add_questions, answers, import_answers
+from prefloop.store.queue import Lease, lease
+from prefloop.store.submissions import Submission, submit
 
 GOOD, POOR = "This is the better answer", "This is the poorer answer"
 

@@ -18,7 +18,8 @@ from prefloop.snapshots.importing import import_file
 from prefloop.store.annotators import add_annotator
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers, import_answers
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 
 P = [{"role": "user", "content": "Which is better?"}]
 

@@ -21,6 +21,7 @@ from prefloop.store.asking import (
 )
 from prefloop.store.audit_log import verify
 from prefloop.store.consents import set_refusals
+from prefloop.store.corrections import adjudicate, correct
 from prefloop.store.database import Store
 from prefloop.store.feedback import (
     add_completions,
@@ -32,7 +33,8 @@ from prefloop.store.feedback import (
     counts,
     history,
 )
-from prefloop.store.queue import Lease, LeaseError, Receipt, Submission, adjudicate, correct, lease, submit
+from prefloop.store.queue import Lease, lease
+from prefloop.store.submissions import LeaseError, Receipt, Submission, submit
 
 
 def ask(store: Store, n: int = 1, *, first: int = 0, **more: Any) -> list[str]:

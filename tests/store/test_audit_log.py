@@ -16,17 +16,8 @@ from prefloop.errors import InputError
 from prefloop.records import canonical_json
 from prefloop.store.accounts import add_person, set_roles
 from prefloop.store.annotators import add_annotator
-from prefloop.store.audit_log import (
-    Head,
-    Verified,
-    append,
-    audited,
-    commitment,
-    head,
-    read_head,
-    verify,
-    write_head,
-)
+from prefloop.store.audit_log import Head, Verified, append, audited, commitment, head, read_head, verify, write_head
+from prefloop.store.corrections import correct
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import (
     add_completions,
@@ -37,7 +28,8 @@ from prefloop.store.feedback import (
     erase_answers,
     import_answers,
 )
-from prefloop.store.queue import Submission, correct, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 
 
 def imported(n: int) -> list[dict[str, Any]]:

@@ -12,7 +12,8 @@ from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.erasure import Erased, buried, bury_again, erase_subject, scrub, subject_kind
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 from tests.store.test_asking import say
 
 TEXT = "nobody else would ever have written this"

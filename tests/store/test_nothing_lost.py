@@ -18,9 +18,11 @@ import pytest
 from prefloop.errors import InputError
 from prefloop.store.annotators import add_annotator
 from prefloop.store.audit_log import Head, verify
+from prefloop.store.corrections import correct_on
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import answers, counts
-from prefloop.store.queue import LeaseRequest, Receipt, Submission, correct_on, lease
+from prefloop.store.queue import LeaseRequest, lease
+from prefloop.store.submissions import Receipt, Submission
 from prefloop.store.writer import Writer
 from tests.store.test_asking import ask
 
@@ -29,7 +31,8 @@ import json, sys, threading
 from prefloop.store.audit_log import head
 from prefloop.store.database import open_store
 from prefloop.store.annotators import list_annotators
-from prefloop.store.queue import LeaseRequest, Submission
+from prefloop.store.queue import LeaseRequest
+from prefloop.store.submissions import Submission
 from prefloop.store.writer import Writer
 
 store = open_store(sys.argv[1])

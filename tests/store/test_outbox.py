@@ -23,7 +23,8 @@ from prefloop.store.outbox import (
     list_webhooks,
     undelivered,
 )
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 from tests.store.test_asking import ask, say
 
 NOW = datetime.now(UTC) + timedelta(hours=1)

@@ -17,64 +17,18 @@ import pytest
 import sqlalchemy as sa
 
 from prefloop.errors import InputError
-from prefloop.store import feedback
-from prefloop.store.annotators import add_annotator
+from prefloop.store.corrections import correct
 from prefloop.store.database import Store, in_answer_order, open_store
 from prefloop.store.feedback import (
-    add_completions,
     add_guideline,
     add_prompts,
     add_questions,
     answers,
-    answers_by_ids,
     counts,
-    erase_answers,
-    import_answers,
 )
-from prefloop.store.queue import (
-    IdempotencyError,
-    Lease,
-    LeaseError,
-    Submission,
-    correct,
-    lease,
-    presented_order,
-    release,
-    submit,
-)
-
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-def after(minutes: float) -> datetime:
-    return NOON + timedelta(minutes=minutes)
-
-
-def ask(store: Store, n: int = 1, *, overlap: int = 1, **more: Any) -> list[str]:
-    """`n` comparisons of "good" (stored first) and "bad"."""
-    prompts = add_prompts(store, [{"messages": f"prompt {i}"} for i in range(n)])
-    shown = add_completions(store, [{"prompt_id": p, "text": text} for p in prompts for text in ("good", "bad")])
-    return add_questions(
-        store,
-        [
-            {"kind": "comparison", "prompt_id": p, "candidates": shown[2 * i : 2 * i + 2], "overlap": overlap} | more
-            for i, p in enumerate(prompts)
-        ],
-    )
-
-
-def person(store: Store, name: str = "Ada") -> str:
-    return add_annotator(store, name, kind="person")
-
-
-def says(held: Lease, choice: str = "a", key: str | None = None, **more: Any) -> Submission:
-    return Submission(lease_token=held.token, value={"choice": choice, **more}, idempotency_key=key or held.token)
-
-
-def good(held: Lease) -> str:
-    """The choice that picks "good" from what this annotator is shown."""
-    return "ab"[[one["text"] for one in held.candidates].index("good")]
-
+from prefloop.store.queue import Lease, lease, presented_order, release
+from prefloop.store.submissions import LeaseError, Submission, submit
+from tests.store.asked import NOON, after, ask, good, person, says
 
 # --- what a lease shows, and what its answer means ---
 
@@ -236,133 +190,6 @@ def test_a_lease_can_be_given_back(store: Store) -> None:
     assert len(lease(store, bob)) == 1
 
 
-# --- saying it twice, and saying it anew ---
-
-
-def test_a_replay_stores_nothing_new(store: Store) -> None:
-    ask(store, 2)
-    ada = person(store)
-    one, two = lease(store, ada, limit=2)
-    first = submit(store, [says(one, "a", "key")])[0]
-    again = submit(store, [says(one, "a", "key")])[0]
-    assert (first.replay, again.replay) == (False, True)
-    assert first.answer_id == again.answer_id
-    for changed in (says(one, "b", "key"), says(two, "a", "key"), says(one, "a", "key", strength=1)):
-        with pytest.raises(IdempotencyError, match=f"came before with another answer .{first.answer_id}"):
-            submit(store, [changed])
-    with pytest.raises(LeaseError, match="answered already") as caught:
-        submit(store, [says(one, "a", "another key")])
-    assert caught.value.answer_id == first.answer_id
-    assert [row.id for row in answers(store)] == [first.answer_id]
-
-
-def test_keys_belong_to_their_annotator(store: Store) -> None:
-    ask(store, overlap=2)
-    held = [lease(store, person(store, name))[0] for name in ("Ada", "Bob")]
-    receipts = submit(store, [says(one, "a", "1") for one in held])
-    assert len({receipt.answer_id for receipt in receipts}) == 2
-
-
-def test_a_replay_within_one_batch(store: Store) -> None:
-    ask(store)
-    (held,) = lease(store, person(store))
-    first, second = submit(store, [says(held, "b", "k"), says(held, "b", "k")])
-    assert (first.replay, second.replay) == (False, True)
-    assert first.answer_id == second.answer_id
-    assert len(list(answers(store))) == 1
-
-
-def test_an_erased_answer_can_still_be_replayed(store: Store) -> None:
-    ask(store)
-    (held,) = lease(store, person(store))
-    first = submit(store, [says(held)])[0]
-    erase_answers(store, [first.answer_id], "asked to")
-    again = submit(store, [says(held)])[0]
-    assert (again.answer_id, again.replay) == (first.answer_id, True)
-    assert list(answers(store)) == []
-
-
-def test_a_batch_is_all_or_nothing(store: Store) -> None:
-    ask(store, 2)
-    one, two = lease(store, person(store), limit=2)
-    with pytest.raises(InputError, match=r"submissions\[1\]: choice must be one of"):
-        submit(store, [says(one), says(two, "c")])
-    with pytest.raises(LeaseError, match=r"submissions\[1\]: there is no lease nonsense"):
-        submit(store, [says(one), Submission(lease_token="nonsense", value={"choice": "a"}, idempotency_key="1")])
-    with pytest.raises(InputError, match=r"submissions\[0\]\.value\.note: the text holds a NUL"):
-        submit(store, [says(one, note="a\x00")])
-    with pytest.raises(InputError, match="an idempotency key is text of 1 to 200"):
-        submit(store, [Submission(lease_token=one.token, value={"choice": "a"}, idempotency_key="")])
-    with pytest.raises(InputError, match="seconds must be a number of at least 0"):
-        submit(store, [Submission(lease_token=one.token, value={"choice": "a"}, idempotency_key="1", seconds=-1)])
-    assert list(answers(store)) == []
-    assert len(submit(store, [says(one), says(two)])) == 2
-
-
-def test_a_correction_is_a_new_answer_that_names_the_old(store: Store) -> None:
-    ask(store)
-    ada, bob = person(store, "Ada"), person(store, "Bob")
-    (held,) = lease(store, ada)
-    first = submit(store, [says(held, good(held))])[0].answer_id
-    bad = "b" if good(held) == "a" else "a"
-    second = correct(store, ada, first, {"choice": bad}, idempotency_key="second")
-    assert (second.replay, second.late) == (False, False)
-    assert correct(store, ada, first, {"choice": bad}, idempotency_key="second").replay
-    (row,) = answers(store)
-    assert (row.id, row.replaces, row.value) == (second.answer_id, first, {"choice": "b"})
-    assert [old.value["choice"] for old in answers(store, corrected=True)] == ["a", "b"]
-    assert set(answers_by_ids(store, [first])) == {first}
-    for who, which, message in [
-        (ada, first, f"corrected already; correct {second.answer_id} instead"),
-        (bob, second.answer_id, "has given no answer"),
-        (ada, "nonsense", "has given no answer"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            correct(store, who, which, {"choice": "a"}, idempotency_key="third")
-    with pytest.raises(InputError, match="choice must be one of"):
-        correct(store, ada, second.answer_id, {"choice": "z"}, idempotency_key="third")
-    assert counts(store)["slots"] == {"open": 0, "leased": 0, "done": 1}
-    assert counts(store)["corrections"] == 1
-
-
-def test_a_reader_sees_one_state_while_corrections_come(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feedback, "PAGE", 1)  # the second answer is read after it was corrected
-    ask(store, 2)
-    ada = person(store)
-    first, second = (one.answer_id for one in submit(store, [says(one) for one in lease(store, ada, limit=2)]))
-    stream = answers(store)
-    assert next(stream).id == first
-    correct(store, ada, second, {"choice": "tie"}, idempotency_key="later")
-    assert [row.id for row in stream] == [second]  # as it was when the reading began
-    assert [row.value["choice"] for row in answers(store)][1] == "tie"
-
-
-def test_correcting_to_and_from_a_skip_moves_the_slot(store: Store) -> None:
-    ask(store)
-    ada, bob = person(store, "Ada"), person(store, "Bob")
-    (held,) = lease(store, ada)
-    first = submit(store, [says(held)])[0].answer_id
-    skip = correct(store, ada, first, {"skip": "on reflection, no idea"}, idempotency_key="2").answer_id
-    assert counts(store)["slots"] == {"open": 1, "leased": 0, "done": 0}
-    back = correct(store, ada, skip, {"choice": "a"}, idempotency_key="3")
-    assert not back.late
-    assert counts(store)["slots"] == {"open": 0, "leased": 0, "done": 1}
-    again = correct(store, ada, back.answer_id, {"skip": "no"}, idempotency_key="4").answer_id
-    (other,) = lease(store, bob)
-    submit(store, [says(other)])
-    assert correct(store, ada, again, {"choice": "a"}, idempotency_key="5").late  # the slot is Bob's now
-    on_time = [row.annotator for row in answers(store) if not row.late]
-    assert on_time == [bob]
-
-
-def test_an_imported_answer_can_be_corrected(store: Store) -> None:
-    item = {"messages": "2 + 2?", "candidates": ["4", "5"], "value": {"choice": "b"}, "annotator": "worker"}
-    (identity,) = import_answers(store, [{"kind": "comparison", **item}])
-    (row,) = answers(store)
-    assert not correct(store, row.annotator, identity, {"choice": "a"}, idempotency_key="1").late
-    assert [row.value for row in answers(store)] == [{"choice": "a"}]
-
-
 # --- many at once ---
 
 
@@ -479,7 +306,8 @@ def test_a_cursor_skips_nothing_while_others_write(store: Store) -> None:
 WRITER = """
 import json, sys
 from prefloop.store.database import open_store
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 store = open_store(sys.argv[1])
 while True:
     held = lease(store, sys.argv[2], limit=2, seconds=3600)

@@ -18,7 +18,8 @@ from prefloop.store.annotators import add_annotator, list_annotators
 from prefloop.store.audit_log import verify
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import answers, counts
-from prefloop.store.queue import LeaseError, LeaseRequest, Submission
+from prefloop.store.queue import LeaseRequest
+from prefloop.store.submissions import LeaseError, Submission
 from prefloop.store.writer import Writer
 from tests.store.test_asking import ask
 

@@ -291,7 +291,8 @@ def test_the_way_of_a_lead(chromium: Browser, site: Site, desk_store: Store) -> 
 
 
 def test_two_who_differ_are_settled_side_by_side(chromium: Browser, site: Site, desk_store: Store) -> None:
-    from prefloop.store.queue import Submission, lease, submit
+    from prefloop.store.queue import lease
+    from prefloop.store.submissions import Submission, submit
 
     questions_of(desk_store, "comparison", overlap=2)
     for name, which in (("ada", 0), ("bo", 1)):

@@ -14,7 +14,8 @@ from prefloop.store.accounts import add_person
 from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.feedback import answers
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 from prefloop.web.asking import Item, ask
 from prefloop.web.outgoing import harmless
 from prefloop.web.quizzes import parse_quiz, quiz_text

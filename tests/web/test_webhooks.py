@@ -13,7 +13,8 @@ import pytest
 
 from prefloop.store.database import Store
 from prefloop.store.outbox import SIGNATURE_HEADER, add_webhook, due, undelivered
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 from prefloop.web.webhooks import Sender, send
 from tests.web.crew import person, questions_of
 

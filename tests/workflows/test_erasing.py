@@ -16,7 +16,8 @@ from prefloop.store.accounts import add_person, people
 from prefloop.store.consents import record_consent
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers, import_answers
-from prefloop.store.queue import Submission, lease, submit
+from prefloop.store.queue import lease
+from prefloop.store.submissions import Submission, submit
 from prefloop.store.tokens import token_owner
 
 SECRET = 'the heron that nobody else wrote about, é ✓ "quoted"'

@@ -18,7 +18,8 @@ from prefloop.errors import InputError
 from prefloop.records import QUESTION_KINDS, Message, QuestionKind
 from prefloop.store.consents import record_consent
 from prefloop.store.feedback import answers as stored_answers
-from prefloop.store.queue import Lease, Submission
+from prefloop.store.queue import Lease
+from prefloop.store.submissions import Submission
 from prefloop.store.values import MAX_INTEGER
 from prefloop.web.access import Anyone, LeadApi, MemberApi, ReaderApi, WorkerApi
 from prefloop.web.asking import Item, ask

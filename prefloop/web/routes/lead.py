@@ -20,9 +20,9 @@ from prefloop.snapshots.export import FORMATS, export
 from prefloop.snapshots.importing import import_file
 from prefloop.store.asking import queue_options, set_queue_options
 from prefloop.store.backup import record_file
+from prefloop.store.corrections import adjudicate
 from prefloop.store.feedback import AnswerRow, add_guideline, answers, counts
 from prefloop.store.privacy import NOT_COVERED, without_consent
-from prefloop.store.queue import adjudicate
 from prefloop.web.access import JudgePage, LeadPage, ReaderPage
 from prefloop.web.agreement import worth_of
 from prefloop.web.bodies import json_body, read_form, text_of, upload_of, whole_number

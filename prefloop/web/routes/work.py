@@ -14,9 +14,11 @@ from starlette.concurrency import run_in_threadpool
 from prefloop.errors import InputError
 from prefloop.store.accounts import Principal
 from prefloop.store.consents import quiz_passed, record_quiz
+from prefloop.store.corrections import correct
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, history, newest_guideline
-from prefloop.store.queue import Submission, correct, release
+from prefloop.store.queue import release
+from prefloop.store.submissions import Submission
 from prefloop.web.access import WorkerPage
 from prefloop.web.bodies import json_body, read_form, text_of
 from prefloop.web.questions import LEVELS, LONG, SCALE, SKIPS, Task, criteria_of, said_in_words, task_of
