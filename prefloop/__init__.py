@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         revoke_token,
         verify_audit_log,
     )
-    from prefloop.workflows.quality import measure_quality
+    from prefloop.workflows.quality import measure_quality, rule_on
     from prefloop.workflows.report import report
     from prefloop.workflows.runs import runs
     from prefloop.workflows.sampling import sample
@@ -44,6 +44,7 @@ _HOME = {
     "export": "data",
     "label": "data",
     "measure_quality": "quality",
+    "rule_on": "quality",
     "snapshot": "data",
     "report": "report",
     "lineage": "lineage",
@@ -80,6 +81,7 @@ __all__ = [
     "sample",
     "label",
     "measure_quality",
+    "rule_on",
     "snapshot",
     "train",
     "train_methods",

@@ -117,6 +117,7 @@ EXPECTED_DROPS = frozenset(
         "unsure",
         "skipped",
         "too few answers",
+        "excluded by a lead",
         "late",
         "erased",
         "no consent",

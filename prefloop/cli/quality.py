@@ -12,6 +12,7 @@ from prefloop.cli.answer import Answer, table
 from prefloop.cli.streams import log
 from prefloop.cli.verb import SeedOption, WorkspaceOption, verb
 
+RULED = {"keep": ["kept by a lead"], "exclude": ["excluded by a lead"]}
 SHOWN = 40
 """Annotators listed for a person; `--json` has all."""
 
@@ -19,7 +20,7 @@ SHOWN = 40
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
 
-    @verb(app, "quality", "prefloop quality", "prefloop quality --slice topic --json")
+    @verb(app, "quality", "prefloop quality", "prefloop quality --exclude person:4be2f10c9a7d3e58")
     def quality(
         round: Annotated[
             int | None, typer.Option("--round", help="Only the answers of this round.", show_default=False)
@@ -33,15 +34,46 @@ def register(app: typer.Typer) -> None:
                 show_default="subset and source",
             ),
         ] = None,
+        keep: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--keep",
+                metavar="ANNOTATOR",
+                help="Findings seen: keep this annotator's answers at full weight. May be given often.",
+                show_default=False,
+            ),
+        ] = None,
+        exclude: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--exclude",
+                metavar="ANNOTATOR",
+                help="Let this annotator's answers count nowhere. May be given often.",
+                show_default=False,
+            ),
+        ] = None,
+        as_found: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--as-found",
+                metavar="ANNOTATOR",
+                help="Take an earlier --keep or --exclude back. May be given often.",
+                show_default=False,
+            ),
+        ] = None,
         seed: SeedOption = 0,
         workspace: WorkspaceOption = None,
     ) -> Answer:
         """Show how far people agree, how reliable each annotator is, and how certain the consensus is.
 
         A finding lowers the weight of somebody's answers in the next snapshot and asks you to look; it deletes nothing.
+        What you then decide (--keep, --exclude) holds from the next snapshot on, and the audit log tells of it.
         """
         import prefloop
 
+        for decision, chosen in (("keep", keep), ("exclude", exclude), ("as_found", as_found)):
+            for annotator in chosen or ():
+                prefloop.rule_on(annotator, decision, workspace=workspace)
         columns = slices or ("subset", "source")
         result = prefloop.measure_quality(workspace=workspace, round=round, slices=columns, seed=seed)
         for warning in result["warnings"]:
@@ -75,7 +107,7 @@ def _show(result: Mapping[str, Any], console: Console) -> None:
             f"{one['gold']['right']}/{one['gold']['n']}" if one["gold"]["n"] else "-",
             "-" if one["seconds"] is None else f"{one['seconds']:.0f} s",
             f"{one['weight']:.2f}",
-            ", ".join(one["flags"]) or "-",
+            ", ".join([*one["flags"], *RULED.get(one["ruling"], ())]) or "-",
         ]
         for one in listed[:SHOWN]
     ]

@@ -1,8 +1,9 @@
 """What the answers are worth: every annotator's standing, the weights that follow, and the consensus under them.
 
-A finding has a name, lowers a weight and asks a lead to look. It deletes nobody, and it never counts an answer as its
-opposite. Disagreeing with the others is no finding where gold questions show that somebody looks: agreement speaks for
-a person, its absence does not speak against one. Only without gold does answering no better than chance count.
+A finding has a name, lowers a weight and asks a lead to look, whose ruling then holds (store/rulings.py). It deletes
+nobody, and it never counts an answer as its opposite. Disagreeing with the others is no finding where gold questions
+show that somebody looks: agreement speaks for a person, its absence does not speak against one. Only without gold does
+answering no better than chance count.
 
 | finding | what was seen |
 |---|---|
@@ -34,6 +35,7 @@ from prefloop.quality.guessing import GRID, Panel
 from prefloop.quality.habits import Habit, habits
 from prefloop.quality.rings import rings
 from prefloop.quality.texts import repeated
+from prefloop.store.rulings import Decision, Ruling
 
 SERIOUS, MILD = 0.1, 0.5
 WEIGHTS = {
@@ -107,6 +109,8 @@ class Standing:
     """Share of written texts that nearly repeat another one of theirs."""
     ring: tuple[str, ...] = ()
     """The others of the ring."""
+    ruling: Decision | None = None
+    """What a lead decided about the findings."""
 
     def as_dict(self) -> dict[str, Any]:
         """What `quality --json` prints of an annotator."""
@@ -126,6 +130,7 @@ class Standing:
             "drift": self.drift,
             "alike": self.alike,
             "ring": list(self.ring),
+            "ruling": self.ruling,
         }
 
 
@@ -152,7 +157,7 @@ class Assessment:
     annotators: list[Standing]
     consensus: dict[str, ItemConsensus]
     removed: float
-    """Share of the answers' weight that the findings take away."""
+    """Share of the answers' weight that findings and exclusions take away."""
     warnings: list[str]
 
     def uncertain(self) -> tuple[int, int]:
@@ -163,22 +168,22 @@ class Assessment:
         return len(by), sum(by.values())
 
 
-def assess(judgements: Sequence[Judgement]) -> Assessment:
-    """Look at every answer and every annotator. The same judgements give the same assessment."""
-    standings = standings_of(judgements)
+def assess(judgements: Sequence[Judgement], rulings: Mapping[str, Ruling] | None = None) -> Assessment:
+    """Look at every answer and every annotator. The same judgements and rulings give the same assessment."""
+    standings = standings_of(judgements, rulings)
     total = sum(one.n for one in standings)
     removed = sum((1 - one.weight) * one.n for one in standings) / total if total else 0.0
     weights = {one.id: one.weight for one in standings}
     return Assessment(
         annotators=standings,
-        consensus=consensus_of(judgements, weights),
+        consensus=consensus_of([one for one in judgements if weights[one.annotator] > 0], weights),
         removed=removed,
         warnings=_warnings(removed),
     )
 
 
-def standings_of(judgements: Sequence[Judgement]) -> list[Standing]:
-    """Every annotator's standing, by id.
+def standings_of(judgements: Sequence[Judgement], rulings: Mapping[str, Ruling] | None = None) -> list[Standing]:
+    """Every annotator's standing, by id. `rulings`: annotator -> what a lead decided, which overrides findings.
 
     Twice: what the first look finds lowers weights, so that the second sees the truth less disturbed.
     """
@@ -187,10 +192,20 @@ def standings_of(judgements: Sequence[Judgement]) -> list[Standing]:
     seen = _Seen(judgements, names, families)
     weights = np.where((seen.gold_n >= ENOUGH_GOLD) & (seen.gold_tail < RARE), SERIOUS, 1.0)
     panel = guessing.fit(families, len(names), weights)
-    weights = np.array([min(f.values(), default=1.0) for f in _findings(seen, panel, rings(panel, len(names)))])
+    ruled = [(rulings or {}).get(name) for name in names]
+    found = _findings(seen, panel, rings(panel, len(names)))
+    weights = np.array([_weight(one, ruling) for one, ruling in zip(found, ruled, strict=True)])
     panel = guessing.fit(families, len(names), weights)
     groups = rings(panel, len(names))
-    return _standings(seen, panel, names, _findings(seen, panel, groups), groups)
+    return _standings(seen, panel, names, _findings(seen, panel, groups), groups, ruled)
+
+
+def _weight(found: Mapping[str, float], ruling: Ruling | None) -> float:
+    """The lowest that the findings leave, unless a lead ruled otherwise on those that were there to be seen."""
+    if ruling is not None and ruling.decision == "exclude":
+        return 0.0
+    seen = ruling.findings if ruling is not None and ruling.decision == "keep" else frozenset()
+    return min((weight for name, weight in found.items() if name not in seen), default=1.0)
 
 
 class _Seen:
@@ -399,6 +414,7 @@ def _standings(
     names: Sequence[str],
     found: Sequence[dict[str, float]],
     groups: Sequence[Sequence[int]],
+    ruled: Sequence[Ruling | None],
 ) -> list[Standing]:
     count = len(names)
     mean, low, high = guessing.posterior_interval(guessing.theta_likelihood(panel, count))
@@ -413,7 +429,7 @@ def _standings(
             low=float(low[who]),
             high=float(high[who]),
             flags=tuple(sorted(found[who])),
-            weight=min(found[who].values(), default=1.0),
+            weight=_weight(found[who], ruled[who]),
             gold=int(seen.gold_n[who]),
             gold_right=int(seen.gold_right[who]),
             repeats=int(seen.repeats[who]),
@@ -424,6 +440,7 @@ def _standings(
             drift=float(change[who]) if seen.n[who] >= MIN_GUESSES else None,
             alike=seen.alike[who],
             ring=tuple(names[other] for other in ring_of.get(who, ()) if other != who),
+            ruling=None if (ruling := ruled[who]) is None else ruling.decision,
         )
         for who, name in enumerate(names)
     ]
@@ -481,9 +498,9 @@ def _warnings(removed: float) -> list[str]:
         return []
     return [
         (
-            f"findings take away {removed:.1%} of the answers' weight, more than {WARN_REMOVED:.0%}: so many are more "
-            "often a sign of unclear questions, a wrong gold answer or a divided panel than of careless people; look "
-            "at them before you use the answers"
+            f"findings and exclusions take away {removed:.1%} of the answers' weight, more than {WARN_REMOVED:.0%}: so "
+            "many are more often a sign of unclear questions, a wrong gold answer or a divided panel than of careless "
+            "people; look at them before you use the answers"
         )
     ]
 

@@ -31,6 +31,7 @@ from prefloop.settings import check_choice
 from prefloop.snapshots.rows import Progress
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers
+from prefloop.store.rulings import Ruling, rulings
 
 KINDS = {"comparisons": "comparison", "demonstrations": "demonstration"}
 PAIR_COLUMNS = {"chosen", "rejected", "label", "n", "uncertain", "margin", "strength"}
@@ -87,11 +88,11 @@ def build_snapshot(
     consensus: one of CONSENSUS. Under "weighted" and "davidson" a row's weight is the largest of its annotators'.
 
     The rules for a pair: the same two completions of a prompt are one row, however often and in whichever order they
-    were asked about; a tie stays, with label 0.5 and the note "tie" (a measure of accuracy leaves it out); where
-    people voted, machines' votes on that pair are set aside; an adjudication stands alone, whatever the votes were. A
-    pair that nobody voted on is dropped as "both bad", "unsure", "skipped" or "late", one with fewer votes than
-    min_answers as "too few answers", one whose text is gone as "erased": none of these are defects. Defects, held
-    against max_dropped, are "identical" and "empty".
+    were asked about; a tie stays, with label 0.5 and the note "tie" (a measure of accuracy leaves it out); answers of
+    somebody whom a lead excluded are set aside; where people voted, machines' votes on that pair are set aside; an
+    adjudication stands alone, whatever the votes were. A pair that nobody voted on is dropped as "both bad", "unsure",
+    "skipped", "late" or "excluded by a lead", one with fewer votes than min_answers as "too few answers", one whose
+    text is gone as "erased": none of these are defects. Defects, held against max_dropped, are "identical" and "empty".
 
     Raises InputError for an unknown kind or when there are no such answers, RunError when more than max_dropped of the
     rows are defective or the disk is full; then nothing is written.
@@ -217,19 +218,28 @@ class _Worth:
     weights: dict[str, float]
     """Those below 1."""
     pairs: dict[str, ItemConsensus]
+    ruled: dict[str, Ruling]
+    """What leads decided about findings."""
+
+    @property
+    def excluded(self) -> set[str]:
+        """Whose answers a lead keeps out."""
+        return {who for who, ruling in self.ruled.items() if ruling.decision == "exclude"}
 
     @classmethod
     def of(cls, store: Store, consensus: str) -> _Worth:
         """From every answer in the store, of every round: the more is known of somebody, the better."""
+        ruled = rulings(store)
         if consensus == "majority":
-            return cls({}, {})
+            return cls({}, {}, ruled)
         judgements = gather(store)
-        weights = {one.id: one.weight for one in standings_of(judgements) if one.weight < 1}
+        weights = {one.id: one.weight for one in standings_of(judgements, ruled) if one.weight < 1}
         if consensus == "weighted":
-            return cls(weights, {})
-        people = {atom.item for one in judgements if one.person for atom in one.atoms}
-        used = [one for one in judgements if one.person or not any(atom.item in people for atom in one.atoms)]
-        return cls(weights, consensus_of(used, weights))
+            return cls(weights, {}, ruled)
+        counted = [one for one in judgements if weights.get(one.annotator, 1.0) > 0]
+        people = {atom.item for one in counted if one.person for atom in one.atoms}
+        used = [one for one in counted if one.person or not any(atom.item in people for atom in one.atoms)]
+        return cls(weights, consensus_of(used, weights), ruled)
 
     def weight(self, used: Sequence[_Said]) -> float:
         return max((self.weights.get(said.annotator, 1.0) for said in used), default=1.0)
@@ -243,9 +253,15 @@ class _Worth:
         return replace(votes, label=label, uncertain=pair.uncertain)
 
     def lowered(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        """Whose weight findings lowered, for the manifest."""
+        """Whose weight findings lowered, and what leads decided about findings, for the manifest."""
         used = {said.annotator for row in rows for said in row.used}
-        return {"weights": {who: round(w, 4) for who, w in sorted(self.weights.items()) if who in used}}
+        return {
+            "weights": {who: round(w, 4) for who, w in sorted(self.weights.items()) if who in used},
+            "rulings": {
+                who: {"decision": ruling.decision, "findings": sorted(ruling.findings)}
+                for who, ruling in sorted(self.ruled.items())
+            },
+        }
 
 
 class _Draft:
@@ -253,6 +269,7 @@ class _Draft:
 
     def __init__(self, kind: str, test_share: float, min_answers: int, texts: IO[bytes], worth: _Worth) -> None:
         self.worth = worth
+        self.excluded = worth.excluded
         self.kind = kind
         self.test_share = test_share
         self.min_answers = min_answers
@@ -301,9 +318,14 @@ class _Draft:
         result = []
         for key, entry in self.entries.items():
             self.ledger.seen()
-            votes = [said for said in entry.said if said.what in VOTES or said.what == "text"]
+            said_so = [said for said in entry.said if said.what in VOTES or said.what == "text"]
+            votes = [said for said in said_so if said.annotator not in self.excluded]
+            if len(votes) < len(said_so):
+                self.ledger.note("answer set aside: excluded by a lead", len(said_so) - len(votes))
             if entry.defect is not None:
                 self.ledger.drop(entry.defect)
+            elif said_so and not votes:
+                self.ledger.drop("excluded by a lead")
             elif not votes:
                 self.ledger.drop(
                     next(reason for what, reason in ASIDE.items() if any(s.what == what for s in entry.said))

@@ -6,7 +6,7 @@ a rule of access is about. Nobody can shut out the last admin.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, cast, get_args
@@ -172,6 +172,17 @@ def require_account(connection: Connection, annotator: str) -> Row:
     if account is None:
         raise InputError(f"there is no account {annotator!r:.100}")
     return account
+
+
+def require_role(connection: Connection, annotator: str, roles: Sequence[Role], does: str) -> None:
+    """Raises InputError unless somebody holds one of these roles now, or is the command line. `does`: what for."""
+    if annotator == OPERATOR:
+        return
+    account = account_of(connection, annotator)
+    held = held_roles(connection, annotator).get(annotator, frozenset()) if account and account.active else frozenset()
+    if not held & set(roles):
+        is_now = " and ".join(sorted(held)) or "without a role"
+        raise InputError(f"whoever {does} is {' or '.join(roles)}; {annotator!r:.100} is {is_now}")
 
 
 def open_account(connection: Connection, annotator: str, password: str | None, by: str) -> None:

@@ -9,6 +9,7 @@ destroys: the chain stays verifiable, and confirms no guess of what was erased.
 
     answer  correction  adjudication  import     what was said; the subject is the answer
     guideline  gold  option                      what is asked for
+    ruling                                       what a lead decided about findings on somebody's answers
     person  roles  password  deactivated  reactivated         who may do what
     token  token_revoked  invitation  invitation_used
     consent  quiz  refusal  export  backup  restore  webhook  erasure
@@ -31,7 +32,7 @@ from sqlalchemy.engine import Connection
 from prefloop.errors import InputError
 from prefloop.records import canonical_json, content_hash
 from prefloop.store.database import Row, Store, in_answer_order
-from prefloop.store.tables import EPOCH, answers, events, guidelines, roles, tombstones
+from prefloop.store.tables import EPOCH, answers, events, guidelines, roles, rulings, tombstones
 
 OPERATOR = "operator"
 """Whoever has the command line of the machine that holds the database."""
@@ -154,6 +155,11 @@ def roles_commitment(held: Sequence[str]) -> str:
     return content_hash(sorted(held))
 
 
+def ruling_commitment(annotator: str, decision: str, findings: Sequence[str]) -> str:
+    """SHA-256 of what a lead decided about somebody's answers."""
+    return content_hash([annotator, decision, sorted(findings)])
+
+
 def head(store: Store) -> Head:
     """The newest event; number 0 while there is none."""
     with store.read() as connection:
@@ -190,11 +196,13 @@ def verify(store: Store, known: Head | None = None) -> Verified:
     number, previous, seen_known = 0, NOTHING, known is None or known.number == 0
     last_roles: dict[str, str] = {}
     last_guidelines: dict[str, str] = {}
+    every_ruling: dict[str, list[str]] = {}
     with store.read() as connection:
         in_answer_order(connection)  # so that what is allowed now is what the events up to now allow
         newest = _head(connection)
         allowed = connection.execute(sa.select(roles)).all()
         rules = connection.execute(sa.select(guidelines)).all()
+        ruled = connection.execute(sa.select(rulings).order_by(rulings.c.number)).all()
     for row in _rows(store, newest.number):
         number += 1
         if row["number"] != number:
@@ -213,11 +221,14 @@ def verify(store: Store, known: Head | None = None) -> Verified:
             last_roles[row["subject"]] = row["commitment"]
         elif row["event"] == "guideline":
             last_guidelines[row["subject"]] = row["commitment"]
+        elif row["event"] == "ruling":
+            every_ruling.setdefault(row["subject"], []).append(row["commitment"])
     if not seen_known and known is not None:
         found.add(f"the exported head is event {known.number}, but the chain ends at {newest.number}: its end is gone")
     n = _check_answers(store, newest.number, found)
     _check_guidelines(rules, last_guidelines, found)
     _check_roles(allowed, last_roles, found)
+    _check_rulings(ruled, every_ruling, found)
     return Verified(
         ok=not found.n, events=number, answers=n, head=newest, compared=known is not None, problems=found.listed()
     )
@@ -315,6 +326,15 @@ def _check_roles(rows: Sequence[Row], entered: dict[str, str], found: _Findings)
     for who in sorted(held.keys() | entered.keys()):
         if entered.get(who, roles_commitment([])) != roles_commitment(held.get(who, [])):
             found.add(f"the roles of {who} were changed past the audit log")
+
+
+def _check_rulings(rows: Sequence[Row], entered: dict[str, list[str]], found: _Findings) -> None:
+    made: dict[str, list[str]] = {}
+    for row in rows:
+        made.setdefault(row.annotator_id, []).append(ruling_commitment(row.annotator_id, row.decision, row.findings))
+    for who in sorted(made.keys() | entered.keys()):
+        if made.get(who, []) != entered.get(who, []):
+            found.add(f"the rulings on the answers of {who} were changed past the audit log")
 
 
 def buried_subjects(connection: Connection, subject: str) -> set[str]:

@@ -15,7 +15,7 @@ from prefloop.store.audit_log import append, audited
 from prefloop.store.database import Store
 from prefloop.store.tables import consents as consent_table
 from prefloop.store.tables import guidelines, quizzes, refusals
-from prefloop.store.values import check_storable
+from prefloop.store.values import check_word
 
 EVERY_TAG = "*"
 """Refuses questions with any content warning."""
@@ -34,7 +34,7 @@ def record_consent(
     store: Store, annotator: str, purpose: str, version: int, given: bool, *, by: str | None = None
 ) -> None:
     """Note that somebody agreed to one purpose (say "training"), in this version of its words, or took that back."""
-    _check_word(purpose, "purpose")
+    check_word(purpose, "purpose")
     row = {"annotator_id": annotator, "purpose": purpose, "version": version, "given": given, "at": datetime.now(UTC)}
     with audited(store) as connection:
         require_annotator(connection, annotator)
@@ -75,7 +75,7 @@ def set_refusals(store: Store, annotator: str, tags: Iterable[str]) -> None:
     """The content warnings that somebody does not want to see from now on; `*` stands for each and every one."""
     wanted = sorted(set(tags))
     for tag in wanted:
-        _check_word(tag, "tag")
+        check_word(tag, "tag")
     with audited(store) as connection:
         require_annotator(connection, annotator)
         connection.execute(sa.delete(refusals).where(is_of(refusals, annotator)))
@@ -89,9 +89,3 @@ def refused(store: Store, annotator: str) -> list[str]:
     with store.read() as connection:
         query = sa.select(refusals.c.tag).where(is_of(refusals, annotator)).order_by(refusals.c.tag)
         return list(connection.scalars(query))
-
-
-def _check_word(word: str, what: str) -> None:
-    if not isinstance(word, str) or not 1 <= len(word.strip()) <= 64 or len(word) > 64:
-        raise InputError(f"{what} must be a word of 1 to 64 characters, got {word!r:.80}")
-    check_storable(word, what)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
+from prefloop.store.accounts import require_role
 from prefloop.store.annotators import lock_annotators
 from prefloop.store.audit_log import answer_entries, append_many
 from prefloop.store.database import Row, Store, in_answer_order
@@ -110,14 +111,15 @@ def adjudicate(
 ) -> Receipt:
     """Settle a question that others disagreed about: an answer beside the overlap, marked `adjudication`.
 
-    `presented`: the candidate ids as they were shown, "a" first; without it, in the stored order. Whether somebody may
-    adjudicate is for the caller to check. Raises InputError for an unknown question, a value that does not fit, and
-    when this annotator adjudicated the question before (then that answer is to be corrected).
+    `presented`: the candidate ids as they were shown, "a" first; without it, in the stored order. Raises InputError for
+    somebody who is no adjudicator, lead or admin, an unknown question, a value that does not fit, and when this
+    annotator adjudicated the question before (then that answer is to be corrected).
     """
     check_submission(idempotency_key, value, seconds, "adjudication")
     with store.write() as connection:
         in_answer_order(connection)
         lock_annotators(connection, [annotator])
+        require_role(connection, annotator, ("adjudicator", "lead", "admin"), "settles disagreements")
         kind = connection.scalar(sa.select(questions.c.kind).where(questions.c.id == question_id))
         if kind is None:
             raise InputError(f"the store has no question {question_id!r:.60}")

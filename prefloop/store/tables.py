@@ -11,12 +11,13 @@
     sessions, tokens, invitations     the ways in; only hashes of their secrets are kept
     consents, quizzes                 what people agreed to, and which guideline they have understood
     gold, audiences, options          what the queue goes by: known answers, who may answer, shares
+    rulings                           what leads decided about findings on somebody's answers
     exports                           every file that left, so that erasure can name or remove it
     webhooks, outbox                  who is told of finished questions, and what they have yet to be told
 
-Triggers (made by the migration) let prompts, completions, questions, candidates, answers, events, consents and quizzes
-be neither changed nor deleted; the one exception is blanking a text, or a person's name, under a tombstone. `alembic`
-owns the schema: a change here needs a revision in `migrations/versions`, and a test compares the two.
+Triggers (made by the migrations) let prompts, completions, questions, candidates, answers, events, consents, quizzes
+and rulings be neither changed nor deleted; the one exception is blanking a text, or a person's name, under a tombstone.
+`alembic` owns the schema: a change here needs a revision in `migrations/versions`, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -364,6 +365,18 @@ quizzes = Table(
     Column("passed", Boolean, nullable=False),
     Column("at", Time, nullable=False),
     Index("ix_quizzes_annotator_id", "annotator_id"),
+)
+
+rulings = Table(
+    "rulings",
+    metadata,
+    Column("number", Counter, primary_key=True, autoincrement=True),
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("findings", Json, nullable=False),  # the names of those that were seen
+    Column("by", String(200), nullable=False),
+    Column("at", Time, nullable=False),
+    CheckConstraint("decision IN ('keep', 'exclude', 'as_found')", name="decision"),
 )
 
 gold = Table(

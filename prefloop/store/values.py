@@ -251,3 +251,10 @@ EXAMPLES: dict[str, str] = {
     "flags": '{"flags": ["hallucination"]}',
     "demonstration": '{"text": "..."}',
 }
+
+
+def check_word(word: str, what: str) -> None:
+    """Raises InputError for anything but a word of 1 to 64 characters that every database keeps."""
+    if not isinstance(word, str) or not 1 <= len(word.strip()) <= 64 or len(word) > 64:
+        raise InputError(f"{what} must be a word of 1 to 64 characters, got {word!r:.80}")
+    check_storable(word, what)

@@ -9,6 +9,7 @@ from prefloop.quality.agreement import agreement_of
 from prefloop.quality.assessment import Standing, assess
 from prefloop.quality.evidence import gather
 from prefloop.store.database import Store
+from prefloop.store.rulings import rulings
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Worth:
     uncertain: int
     """Of those: one more answer could turn them."""
     removed: float
-    """Share of the answers' weight that the findings take away."""
+    """Share of the answers' weight that findings and exclusions take away."""
     warnings: list[str]
 
 
@@ -43,7 +44,7 @@ def worth_of(store: Store) -> Worth:
     """Agreement by kind, each annotator's reliability and findings, and how certain the consensus is."""
     judgements = gather(store)
     agreement = agreement_of(judgements)
-    found = assess(judgements)
+    found = assess(judgements, rulings(store))
     questions, uncertain = found.uncertain()
     return Worth(
         kinds=[KindAgreement(kind, one["percent"], one["alpha"]) for kind, one in agreement["kinds"].items()],

@@ -172,6 +172,7 @@ NOTICES = {
     "roles": "The roles were changed.",
     "revoked": "The token no longer works.",
     "adjudicated": "Your verdict is saved.",
+    "ruling": "Your ruling is saved. It holds from the next snapshot on.",
     "password": "The new password holds. Sign in with it.",
     "consent": "Your choices are saved.",
     "quiz": "All right. Let us begin.",

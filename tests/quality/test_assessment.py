@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from random import Random
 
 import pytest
@@ -17,6 +18,7 @@ from prefloop.quality.assessment import (
     standings_of,
 )
 from prefloop.quality.evidence import Atom, Judgement
+from prefloop.store.rulings import Decision, Ruling
 
 SIDE = Random(0).choices("ab", k=100)
 OTHER = {"a": "b", "b": "a"}
@@ -125,6 +127,29 @@ def test_a_weight_counts_in_the_consensus() -> None:
     assert lowered.label == "a"
     assert lowered.probability > 0.6
     assert lowered.uncertain
+
+
+def ruled(decision: Decision, *findings: str) -> dict[str, Ruling]:
+    return {"other": Ruling(decision=decision, findings=frozenset(findings), by="operator", at=datetime.now(UTC))}
+
+
+def test_a_lead_overrides_the_findings_that_were_seen_and_no_later_ones() -> None:
+    rows = [*crowd(), *(judgement("other", i, OTHER[SIDE[i]], seconds=1.0) for i in range(60))]
+    found = {one.id: one for one in standings_of(rows, ruled("keep", "inverted"))}["other"]
+    assert (found.flags, found.weight, found.ruling) == (("fast", "inverted"), 0.5, "keep")  # "fast" was not yet seen
+    kept = {one.id: one for one in standings_of(rows, ruled("keep", "inverted", "fast"))}["other"]
+    assert (kept.flags, kept.weight) == (("fast", "inverted"), 1.0)
+    assert {one.id: one.weight for one in standings_of(rows)}["other"] == 0.1
+
+
+def test_the_excluded_have_no_say_in_any_consensus() -> None:
+    alone = [judgement("other", 500, "a")]
+    rows = [*crowd(), *(judgement("other", i, OTHER[SIDE[i]]) for i in range(60)), *alone]
+    excluded, clean = assess(rows, ruled("exclude")), assess(crowd())
+    assert excluded.consensus == clean.consensus  # "pair:500" is not among them
+    assert {one.id: (one.weight, one.ruling) for one in excluded.annotators}["other"] == (0.0, "exclude")
+    assert excluded.removed == pytest.approx(61 / len(rows))
+    assert "exclusions" in excluded.warnings[0]
 
 
 def test_the_order_in_which_annotators_are_named_does_not_matter() -> None:

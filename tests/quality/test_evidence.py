@@ -11,6 +11,7 @@ import pytest
 from prefloop.quality.assessment import assess, standings_of
 from prefloop.quality.evidence import gather, known_answer, pair_item
 from prefloop.quality.overlap import AdaptiveOverlap
+from prefloop.store.accounts import add_person
 from prefloop.store.annotators import add_annotator
 from prefloop.store.asking import set_queue_options
 from prefloop.store.corrections import adjudicate
@@ -151,7 +152,7 @@ def test_an_adjudication_settles_and_is_nobodys_vote(store: Store) -> None:
     [question] = ask(store, 1, 0)
     for number, way in enumerate(("honest", "honest", "inverted")):
         answer(store, way, number, 1)
-    lead = add_annotator(store, "lead", kind="person")
+    lead = add_person(store, "lead", roles=["lead"])
     shown = next(answers(store)).candidates
     poor = next(candidate["id"] for candidate in shown if candidate["text"].startswith(POOR))
     label = "a" if shown[0]["id"] == poor else "b"

@@ -15,10 +15,11 @@ from prefloop.records import content_hash, prompt_id
 from prefloop.snapshots.build import annotator_kind, build_snapshot, provenance, snapshot_rows
 from prefloop.snapshots.formats import load_comparisons, load_demonstrations
 from prefloop.snapshots.importing import import_file
-from prefloop.store.annotators import add_annotator
+from prefloop.store.annotators import add_annotator, list_annotators
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers, import_answers
 from prefloop.store.queue import lease
+from prefloop.store.rulings import rule
 from prefloop.store.submissions import Submission, submit
 
 P = [{"role": "user", "content": "Which is better?"}]
@@ -88,6 +89,24 @@ def test_ties_stay_and_what_nobody_voted_on_goes_without_being_a_defect(store: S
     assert ledger["dropped"] == {"both bad": 2, "skipped": 1, "unsure": 1}
     assert ledger["notes"] == {"tie": 2}
     assert (ledger["rows"], ledger["used"]) == (6, 2)
+
+
+@pytest.mark.parametrize("consensus", ["weighted", "majority", "davidson"])
+def test_whom_a_lead_excluded_is_in_no_row(store: Store, tmp_path: Path, consensus: str) -> None:
+    import_answers(store, [said("ann", "x", "y", "a", "one"), said("bo", "x", "y", "b", "one")])
+    import_answers(store, [said("bo", "x", "y", "b", "two"), said("ann", "x", "y", "tie", "three")])
+    bo = next(one.id for one in list_annotators(store) if one.name.startswith("bo"))
+    rule(store, bo, "exclude", ["sticky"])
+    result = build_snapshot(store, tmp_path, consensus=consensus, max_dropped=0.0)
+    rows = {row["prompt"][0]["content"]: row for row in snapshot_rows(result.artifact.path)}
+    assert {prompt: (row["n"], row["chosen"]) for prompt, row in rows.items()} == {"one": (1, "x"), "three": (1, "x")}
+    assert all(bo not in row["annotators"] for row in rows.values())
+    assert result.ledger.as_dict()["dropped"] == {"excluded by a lead": 1}
+    assert result.ledger.as_dict()["notes"] == {"answer set aside: excluded by a lead": 2, "tie": 1}
+    manifest = read_artifact(result.artifact.path).manifest
+    assert manifest["rulings"] == {bo: {"decision": "exclude", "findings": ["sticky"]}}
+    rule(store, bo, "as_found")
+    assert build_snapshot(store, tmp_path, consensus=consensus).rows == 3
 
 
 def test_fewer_votes_than_needed(store: Store, tmp_path: Path) -> None:

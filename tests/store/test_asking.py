@@ -204,7 +204,9 @@ def test_an_adjudication_stands_beside_the_overlap(store: Store) -> None:
     assert [row.value for row in answers(store) if row.adjudication] == [{"choice": "both_bad"}]
     assert counts(store)["slots"]["done"] == 1
     with pytest.raises(InputError, match="presented must name each"):
-        adjudicate(store, ada, question, {"choice": "a"}, presented=["x"], idempotency_key="z")
+        adjudicate(store, judge, question, {"choice": "a"}, presented=["x"], idempotency_key="z")
+    with pytest.raises(InputError, match="whoever settles disagreements is adjudicator or lead or admin"):
+        adjudicate(store, ada, question, {"choice": "a"}, idempotency_key="z")
     assert verify(store).ok
 
 

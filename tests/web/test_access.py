@@ -49,6 +49,7 @@ EXPECTED = {
     ("POST", "/lead/tokens"): "admin",
     ("POST", "/lead/webhooks"): "admin",
     ("POST", "/lead/queue"): "admin lead",
+    ("POST", "/lead/rulings"): "admin lead",
     ("POST", "/lead/tokens/{token}/revoke"): "admin",
 }
 """Written down a second time on purpose: loosening a rule has to be done twice."""

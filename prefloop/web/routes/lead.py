@@ -23,6 +23,7 @@ from prefloop.store.backup import record_file
 from prefloop.store.corrections import adjudicate
 from prefloop.store.feedback import AnswerRow, add_guideline, answers, counts
 from prefloop.store.privacy import NOT_COVERED, without_consent
+from prefloop.store.rulings import DECISIONS, rule
 from prefloop.web.access import JudgePage, LeadPage, ReaderPage
 from prefloop.web.agreement import worth_of
 from prefloop.web.bodies import json_body, read_form, text_of, upload_of, whole_number
@@ -167,6 +168,19 @@ def agreement(request: Request, who: ReaderPage) -> Response:
     found = state.recent("agreement", FIGURES_SECONDS, lambda: worth_of(state.store))
     people = names_of(state.store, [one.id for one in found.annotators])
     return page(request, "agreement.html", found=found, names=KIND_NAMES, interval=interval, people=people)
+
+
+@router.post("/lead/rulings")
+def ruling(request: Request, who: LeadPage, form: Form) -> Response:
+    """What a lead decides about the findings that they see: keep at full weight, exclude, or take that back."""
+    state = state_of(request)
+    decision = text_of(form, "decision", 20)
+    if decision not in DECISIONS:
+        raise InputError(f"a ruling is one of {', '.join(DECISIONS)}, got {decision!r:.30}")
+    seen = text_of(form, "findings", 400).split()
+    rule(state.store, text_of(form, "annotator", 200), decision, seen, by=who.annotator)
+    state.figures.pop("agreement", None)
+    return see("/lead/agreement", "ruling")
 
 
 @router.get("/lead/review")
