@@ -7,18 +7,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import content_hash
 from prefloop.store.annotators import is_of, require_annotator
+from prefloop.store.asking import read_options
 from prefloop.store.audit_log import append, audited
-from prefloop.store.database import Store
+from prefloop.store.database import Store, any_of
+from prefloop.store.tables import accounts, guidelines, quizzes, refusals
 from prefloop.store.tables import consents as consent_table
-from prefloop.store.tables import guidelines, quizzes, refusals
-from prefloop.store.values import check_word
+from prefloop.store.values import check_word, in_chunks
 
 EVERY_TAG = "*"
 """Refuses questions with any content warning."""
+
+
+class QuizDue(InputError):
+    """Somebody asks for a question who has yet to pass the guideline's quiz."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +67,37 @@ def record_quiz(store: Store, annotator: str, guideline_version: int, passed: bo
         append(connection, "quiz", annotator, annotator, content_hash([guideline_version, passed]))
 
 
-def quiz_passed(store: Store, annotator: str, guideline_version: int) -> bool:
-    """Whether somebody has ever passed the quiz of this version; one without a quiz needs no passing."""
-    passed = sa.exists().where(
-        is_of(quizzes, annotator), quizzes.c.guideline == guideline_version, quizzes.c.passed.is_(True)
-    )
+def quiz_is_due(store: Store, annotator: str) -> bool:
+    """Whether somebody has to pass the quiz of the newest guideline before they are asked anything."""
     with store.read() as connection:
-        quiz = connection.scalar(sa.select(guidelines.c.quiz).where(guidelines.c.version == guideline_version))
-        return not quiz or bool(connection.scalar(sa.select(passed)))
+        return annotator in owing_quiz(connection, [annotator])
+
+
+def owing_quiz(connection: Connection, people: Iterable[str]) -> set[str]:
+    """Those of these annotators who have to pass the quiz of the newest guideline first.
+
+    A person who can sign in passes it on their page, and may then answer by a token, too. Whoever has no password (a
+    machine, a program's token) reads no page and is asked without.
+    """
+    newest = connection.execute(_NEWEST_QUIZ).first()
+    if newest is None or not newest.quiz or not read_options(connection).guideline_gate:
+        return set()
+    owing: set[str] = set()
+    for chunk in in_chunks(sorted(people)):
+        owing.update(connection.scalars(_OWING, {"people": chunk, "version": newest.version}))
+    return owing
+
+
+_NEWEST_QUIZ = sa.select(guidelines.c.version, guidelines.c.quiz).order_by(guidelines.c.version.desc()).limit(1)
+_OWING = sa.select(accounts.c.annotator_id).where(
+    any_of(accounts.c.annotator_id, "people"),
+    accounts.c.password.is_not(None),
+    ~sa.exists().where(
+        quizzes.c.annotator_id == accounts.c.annotator_id,
+        quizzes.c.guideline == sa.bindparam("version"),
+        quizzes.c.passed.is_(True),
+    ),
+)
 
 
 def set_refusals(store: Store, annotator: str, tags: Iterable[str]) -> None:

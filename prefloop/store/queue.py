@@ -26,6 +26,7 @@ from prefloop.errors import InputError, PrefloopError
 from prefloop.records import Messages
 from prefloop.store.annotators import existing_annotators, lock_annotators, no_annotator
 from prefloop.store.asking import REPEAT_AFTER, draw, read_options
+from prefloop.store.consents import QuizDue, owing_quiz
 from prefloop.store.database import Row, Store, any_of
 from prefloop.store.feedback import candidates_of
 from prefloop.store.tables import answers, audiences, guidelines, leases, prompts, questions, refusals, roles, slots
@@ -81,7 +82,8 @@ def lease(
     """Up to `limit` questions for this annotator, who may answer each of them within `seconds`.
 
     Those with the smallest priority come first, then those with the fewest slots given out, then the oldest. An empty
-    list means that there is nothing to do now. Raises InputError for an unknown annotator or kind.
+    list means that there is nothing to do now. Raises InputError for an unknown annotator or kind, QuizDue for
+    somebody who has yet to pass the newest guideline's quiz.
     """
     request = LeaseRequest(
         annotator=annotator, kinds=None if kinds is None else sorted(set(kinds)), limit=limit, seconds=seconds
@@ -99,6 +101,7 @@ def hand_out(
     """As `lease`, for many requests in the caller's transaction; an error stands in its request's place."""
     now = now or datetime.now(UTC)
     known = existing_annotators(connection, sorted({one.annotator for one in requests}))
+    owing = owing_quiz(connection, known)
     counter = _Counter(connection, known, now)
     claims: list[list[_Claim] | PrefloopError] = []
     for one in requests:
@@ -106,6 +109,8 @@ def hand_out(
             _check_request(one)
             if one.annotator not in known:
                 raise no_annotator(one.annotator)
+            if one.annotator in owing:
+                raise QuizDue("there is a new guideline: read it and pass its quiz on the page /quiz first")
             claims.append(counter.claim(one))
         except InputError as error:
             claims.append(error)

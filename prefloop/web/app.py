@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from prefloop.errors import InputError, RunError
 from prefloop.quality.overlap import AdaptiveOverlap
+from prefloop.store.consents import QuizDue
 from prefloop.store.database import Store
 from prefloop.store.submissions import LeaseError
 from prefloop.store.writer import Writer
@@ -90,6 +91,10 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(LeaseError)
     async def used(request: Request, error: LeaseError) -> Response:
         return JSONResponse({"error": str(error), "id": error.answer_id, "late": False}, status_code=409)
+
+    @app.exception_handler(QuizDue)
+    async def quiz_first(request: Request, error: QuizDue) -> Response:
+        return _said(request, 403, "First the guideline", str(error))
 
     @app.exception_handler(InputError)
     async def wrong_input(request: Request, error: InputError) -> Response:

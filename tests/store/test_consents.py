@@ -6,10 +6,20 @@ import pytest
 
 from prefloop.errors import InputError
 from prefloop.store.accounts import add_person
+from prefloop.store.asking import set_queue_options
 from prefloop.store.audit_log import verify
-from prefloop.store.consents import consents, quiz_passed, record_consent, record_quiz, refused, set_refusals
+from prefloop.store.consents import (
+    QuizDue,
+    consents,
+    quiz_is_due,
+    record_consent,
+    record_quiz,
+    refused,
+    set_refusals,
+)
 from prefloop.store.database import Store
 from prefloop.store.feedback import add_guideline
+from prefloop.store.queue import lease
 
 
 def test_consent_is_by_purpose_and_can_be_taken_back(store: Store) -> None:
@@ -28,16 +38,24 @@ def test_consent_is_by_purpose_and_can_be_taken_back(store: Store) -> None:
 
 
 def test_a_quiz_gates_its_version(store: Store) -> None:
-    ada = add_person(store, "Ada", roles=["annotator"])
-    first = add_guideline(store, "Be kind.")
+    ada = add_person(store, "Ada", roles=["annotator"], password="correct horse battery")
+    program = add_person(store, "a program", roles=["annotator"])
+    add_guideline(store, "Be kind.")
+    assert not quiz_is_due(store, ada)
     second = add_guideline(store, "Be kind!", quiz=[{"question": "?", "options": ["a", "b"], "correct": 1}])
-    assert quiz_passed(store, ada, first)  # it has none
-    assert not quiz_passed(store, ada, second)
     record_quiz(store, ada, second, False)
-    assert not quiz_passed(store, ada, second)
+    assert (quiz_is_due(store, ada), quiz_is_due(store, program)) == (True, False)
+    with pytest.raises(QuizDue, match="pass its quiz"):
+        lease(store, ada)
+    assert lease(store, program) == []
+    set_queue_options(store, guideline_gate=False)
+    assert lease(store, ada) == []
+    set_queue_options(store, guideline_gate=True)
     record_quiz(store, ada, second, True)
     record_quiz(store, ada, second, False)
-    assert quiz_passed(store, ada, second)
+    assert lease(store, ada) == []
+    add_guideline(store, "Be kind!!", quiz=[{"question": "?", "options": ["a", "b"], "correct": 1}])
+    assert quiz_is_due(store, ada)
     with pytest.raises(InputError, match="no guideline 9"):
         record_quiz(store, ada, 9, True)
 

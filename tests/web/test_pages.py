@@ -7,7 +7,9 @@ import io
 import time
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from prefloop.errors import InputError
 from prefloop.store.accounts import add_person
@@ -15,7 +17,10 @@ from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.feedback import answers
 from prefloop.store.queue import lease
+from prefloop.store.sessions import set_password
 from prefloop.store.submissions import Submission, submit
+from prefloop.store.tables import leases
+from prefloop.store.tokens import create_token
 from prefloop.web.asking import Item, ask
 from prefloop.web.outgoing import harmless
 from prefloop.web.quizzes import parse_quiz, quiz_text
@@ -142,9 +147,19 @@ def test_a_quiz_is_typed_as_text() -> None:
 def test_a_new_guideline_is_passed_before_work_goes_on(app: FastAPI, desk_store: Store) -> None:
     questions_of(desk_store, "approval", n=2)
     lead = browser(app, desk_store, person(desk_store, "lead", "lead"))
-    ada = browser(app, desk_store, person(desk_store, "ada", "annotator"))
+    who = person(desk_store, "ada", "annotator")
+    set_password(desk_store, who, "a few plain words")
+    ada = browser(app, desk_store, who)
     assert ada.get("/work").status_code == 200
     assert lead.post("/lead/guidelines", data={"text": "Be kind.", "quiz": "How?\n+ kindly\n- not"}).status_code == 303
+    with desk_store.read() as connection:
+        token = connection.scalar(sa.select(leases.c.token))
+    said = ada.post("/work/answers", json={"lease": token, "value": {"approved": True}, "key": "12345678"})
+    assert (said.status_code, said.json()["go"]) == (200, "/quiz")
+    assert len(list(answers(desk_store))) == 1
+    bearer = {"authorization": f"Bearer {create_token(desk_store, '', 'annotator', annotator=who).token}"}
+    refused = TestClient(app).post("/api/v1/questions/next", headers=bearer)
+    assert (refused.status_code, "pass its quiz" in refused.json()["error"]) == (403, True)
     assert ada.get("/work").headers["location"] == "/quiz"
     assert ada.post("/quiz", data={"version": "1", "q0": "1"}).status_code == 422
     assert ada.get("/work").headers["location"] == "/quiz"

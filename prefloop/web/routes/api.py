@@ -122,7 +122,7 @@ TEXT = {"type": "string"}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: _says("The request is not HTTP as it should be."),
     401: _says("No valid token."),
-    403: _says("This needs another role."),
+    403: _says("This needs another role, or the guideline's quiz comes first."),
     413: _says("The body is too large."),
     422: _says("The request says something that cannot be; the words name it."),
 }

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from prefloop.errors import InputError
 from prefloop.store.accounts import Principal
-from prefloop.store.consents import quiz_passed, record_quiz
+from prefloop.store.consents import QuizDue, quiz_is_due, record_quiz
 from prefloop.store.corrections import correct
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, history, newest_guideline
@@ -64,10 +64,7 @@ async def work(request: Request, who: WorkerPage) -> Response:
 def _before_work(state: State, annotator: str) -> str | None:
     if undecided(state, annotator):
         return "/consent"
-    newest = newest_guideline(state.store)
-    if newest is not None and not quiz_passed(state.store, annotator, newest["version"]):
-        return "/quiz"
-    return None
+    return "/quiz" if quiz_is_due(state.store, annotator) else None
 
 
 async def _next_task(state: State, who: Principal) -> Task | None:
@@ -94,7 +91,10 @@ async def answer(request: Request, who: WorkerPage) -> Response:
         raise InputError("lease: name the lease that this answers")
     submission = Submission(lease_token=body.lease, value=body.value, idempotency_key=body.key, seconds=body.seconds)
     receipt = await state.desk.submit(who.annotator, submission)
-    task = await _next_task(state, who)
+    try:
+        task = await _next_task(state, who)
+    except QuizDue:  # the guideline changed meanwhile; what was said is saved
+        return JSONResponse({"id": receipt.answer_id, "saved_at": _now(), "go": "/quiz"})
     figures = await run_in_threadpool(own_figures, state.store, who.annotator)
     html = fragment("task.html", task=task, figures=figures, **_words())
     return JSONResponse({"id": receipt.answer_id, "saved_at": _now(), "next": html, "today": figures.today})
