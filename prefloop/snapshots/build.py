@@ -29,6 +29,7 @@ from prefloop.quality.evidence import gather, pair_item
 from prefloop.records import Ledger, canonical_json, content_hash, prompt_id, split_of
 from prefloop.settings import check_choice
 from prefloop.snapshots.rows import Progress
+from prefloop.store.consents import said_no
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers
 from prefloop.store.rulings import Ruling, rulings
@@ -89,10 +90,11 @@ def build_snapshot(
 
     The rules for a pair: the same two completions of a prompt are one row, however often and in whichever order they
     were asked about; a tie stays, with label 0.5 and the note "tie" (a measure of accuracy leaves it out); answers of
-    somebody whom a lead excluded are set aside; where people voted, machines' votes on that pair are set aside; an
-    adjudication stands alone, whatever the votes were. A pair that nobody voted on is dropped as "both bad", "unsure",
-    "skipped", "late" or "excluded by a lead", one with fewer votes than min_answers as "too few answers", one whose
-    text is gone as "erased": none of these are defects. Defects, held against max_dropped, are "identical" and "empty".
+    somebody whom a lead excluded, or who said no to training, are set aside; where people voted, machines' votes on
+    that pair are set aside; an adjudication stands alone, whatever the votes were. A pair that nobody voted on is
+    dropped as "both bad", "unsure", "skipped", "late", "no consent" or "excluded by a lead", one with fewer votes than
+    min_answers as "too few answers", one whose text is gone as "erased": none of these are defects. Defects, held
+    against max_dropped, are "identical" and "empty".
 
     Raises InputError for an unknown kind or when there are no such answers, RunError when more than max_dropped of the
     rows are defective or the disk is full; then nothing is written.
@@ -220,26 +222,25 @@ class _Worth:
     pairs: dict[str, ItemConsensus]
     ruled: dict[str, Ruling]
     """What leads decided about findings."""
-
-    @property
-    def excluded(self) -> set[str]:
-        """Whose answers a lead keeps out."""
-        return {who for who, ruling in self.ruled.items() if ruling.decision == "exclude"}
+    barred: dict[str, str]
+    """Whose answers are in no row -> why."""
 
     @classmethod
     def of(cls, store: Store, consensus: str) -> _Worth:
         """From every answer in the store, of every round: the more is known of somebody, the better."""
         ruled = rulings(store)
+        barred = dict.fromkeys(said_no(store, "training"), "no consent")
+        barred |= {who: "excluded by a lead" for who, ruling in ruled.items() if ruling.decision == "exclude"}
         if consensus == "majority":
-            return cls({}, {}, ruled)
+            return cls({}, {}, ruled, barred)
         judgements = gather(store)
         weights = {one.id: one.weight for one in standings_of(judgements, ruled) if one.weight < 1}
         if consensus == "weighted":
-            return cls(weights, {}, ruled)
-        counted = [one for one in judgements if weights.get(one.annotator, 1.0) > 0]
+            return cls(weights, {}, ruled, barred)
+        counted = [one for one in judgements if one.annotator not in barred]
         people = {atom.item for one in counted if one.person for atom in one.atoms}
         used = [one for one in counted if one.person or not any(atom.item in people for atom in one.atoms)]
-        return cls(weights, consensus_of(used, weights), ruled)
+        return cls(weights, consensus_of(used, weights), ruled, barred)
 
     def weight(self, used: Sequence[_Said]) -> float:
         return max((self.weights.get(said.annotator, 1.0) for said in used), default=1.0)
@@ -269,7 +270,6 @@ class _Draft:
 
     def __init__(self, kind: str, test_share: float, min_answers: int, texts: IO[bytes], worth: _Worth) -> None:
         self.worth = worth
-        self.excluded = worth.excluded
         self.kind = kind
         self.test_share = test_share
         self.min_answers = min_answers
@@ -319,13 +319,14 @@ class _Draft:
         for key, entry in self.entries.items():
             self.ledger.seen()
             said_so = [said for said in entry.said if said.what in VOTES or said.what == "text"]
-            votes = [said for said in said_so if said.annotator not in self.excluded]
-            if len(votes) < len(said_so):
-                self.ledger.note("answer set aside: excluded by a lead", len(said_so) - len(votes))
+            votes = [said for said in said_so if said.annotator not in self.worth.barred]
+            barred = [self.worth.barred[said.annotator] for said in said_so if said.annotator in self.worth.barred]
+            for reason in barred:
+                self.ledger.note(f"answer set aside: {reason}")
             if entry.defect is not None:
                 self.ledger.drop(entry.defect)
-            elif said_so and not votes:
-                self.ledger.drop("excluded by a lead")
+            elif barred and not votes:
+                self.ledger.drop(barred[0])
             elif not votes:
                 self.ledger.drop(
                     next(reason for what, reason in ASIDE.items() if any(s.what == what for s in entry.said))

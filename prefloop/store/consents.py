@@ -56,6 +56,15 @@ def consents(store: Store, annotator: str) -> dict[str, Consent]:
     return {row.purpose: Consent(version=row.version, given=row.given, at=row.at) for row in rows}
 
 
+def said_no(store: Store, purpose: str) -> set[str]:
+    """Whoever last said no to this purpose; not those who were never asked."""
+    query = sa.select(consent_table.c.annotator_id, consent_table.c.given).where(consent_table.c.purpose == purpose)
+    with store.read() as connection:
+        rows = connection.execute(query.order_by(consent_table.c.number)).all()
+    newest = {row.annotator_id: row.given for row in rows}
+    return {who for who, given in newest.items() if not given}
+
+
 def record_quiz(store: Store, annotator: str, guideline_version: int, passed: bool) -> None:
     """Note how somebody did in the quiz of one version of the guideline; they may try again."""
     row = {"annotator_id": annotator, "guideline": guideline_version, "passed": passed, "at": datetime.now(UTC)}

@@ -16,6 +16,7 @@ from prefloop.snapshots.build import annotator_kind, build_snapshot, provenance,
 from prefloop.snapshots.formats import load_comparisons, load_demonstrations
 from prefloop.snapshots.importing import import_file
 from prefloop.store.annotators import add_annotator, list_annotators
+from prefloop.store.consents import record_consent
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import add_completions, add_prompts, add_questions, answers, import_answers
 from prefloop.store.queue import lease
@@ -107,6 +108,23 @@ def test_whom_a_lead_excluded_is_in_no_row(store: Store, tmp_path: Path, consens
     assert manifest["rulings"] == {bo: {"decision": "exclude", "findings": ["sticky"]}}
     rule(store, bo, "as_found")
     assert build_snapshot(store, tmp_path, consensus=consensus).rows == 3
+
+
+@pytest.mark.parametrize("consensus", ["weighted", "davidson"])
+def test_who_said_no_to_training_is_in_no_row_until_they_say_yes(store: Store, tmp_path: Path, consensus: str) -> None:
+    import_answers(store, [said("ann", "x", "y", "a", "one"), said("bo", "x", "y", "b", "one")])
+    import_answers(store, [said("bo", "x", "y", "b", "two")])
+    bo = next(one.id for one in list_annotators(store) if one.name.startswith("bo"))
+    record_consent(store, bo, "publication", 1, False)
+    assert build_snapshot(store, tmp_path, consensus=consensus).rows == 2
+    record_consent(store, bo, "training", 1, False)
+    result = build_snapshot(store, tmp_path, consensus=consensus)
+    [row] = snapshot_rows(result.artifact.path)
+    assert (row["n"], row["chosen"], row["label"] > 0.5) == (1, "x", True)
+    assert result.ledger.as_dict()["dropped"] == {"no consent": 1}
+    assert result.ledger.as_dict()["notes"] == {"answer set aside: no consent": 2}
+    record_consent(store, bo, "training", 1, True)
+    assert build_snapshot(store, tmp_path, consensus=consensus).rows == 2
 
 
 def test_fewer_votes_than_needed(store: Store, tmp_path: Path) -> None:
