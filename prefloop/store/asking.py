@@ -20,7 +20,7 @@ from prefloop.errors import InputError
 from prefloop.records import content_hash
 from prefloop.store import outbox
 from prefloop.store.audit_log import OPERATOR, append, audited
-from prefloop.store.database import Store, insert_new
+from prefloop.store.database import Store, in_answer_order, insert_new
 from prefloop.store.tables import answers, candidates, gold, options, questions, slots
 from prefloop.store.values import canonical, in_chunks, validate_value
 
@@ -133,6 +133,7 @@ def widen(store: Store, wanted: Mapping[str, int]) -> int:
     A question is never narrowed, and never asked more often than its `most` (questions without one stay as they are).
     """
     with store.write() as connection:
+        in_answer_order(connection)
         return _widen(connection, wanted)
 
 

@@ -23,9 +23,9 @@ from prefloop.artifacts.files import disk_error, sha256_of
 from prefloop.errors import InputError, RunError
 from prefloop.records import content_hash
 from prefloop.store.audit_log import OPERATOR, append, audited, head
+from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
 from prefloop.store.erasure import buried, bury_again, scrub
-from prefloop.store.feedback import counts
 from prefloop.store.tables import exports
 
 DUMP_SECONDS = 6 * 3600

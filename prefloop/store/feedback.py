@@ -36,7 +36,6 @@ from prefloop.store.tables import (
     annotators,
     audiences,
     completions,
-    gold,
     guidelines,
     prompts,
     questions,
@@ -161,6 +160,7 @@ def add_questions(store: Store, items: Sequence[Mapping[str, Any]], *, by: str =
     asked = {row["id"]: (row, item) for row, item in zip(reversed(rows), reversed(items), strict=True)}
     asked = dict(reversed(asked.items()))
     with store.write() as connection:
+        in_answer_order(connection)  # the tallies of slots are kept by one transaction at a time
         _require(connection, prompts, {row["prompt_id"] for row in rows}, "prompt")
         _require_completions(connection, [(row, item["candidates"]) for row, item in asked.values()])
         _require(connection, guidelines, {row["guideline"] for row in rows} - {None}, "guideline", "version")
@@ -396,54 +396,6 @@ def erase_answers(store: Store, ids: Iterable[str], reason: str, *, by: str = OP
             append_many(connection, [Entry("erasure", by, row.id, row.hash) for row in live])
             erased += len(live)
     return erased
-
-
-def counts(store: Store) -> dict[str, Any]:
-    """How much of everything there is; `answers` are those that stand (neither corrected nor erased).
-
-    `slots` leaves out gold, which is never used up, and repeats, which are for one annotator each.
-    """
-    newer = answer_table.alias("newer")
-    stands = sa.and_(answer_table.c.value.is_not(None), ~sa.exists().where(newer.c.replaces == answer_table.c.id))
-    with store.read() as connection:
-
-        def n(query: sa.Select[Any]) -> int:
-            return int(connection.execute(query).scalar_one())
-
-        def rows_of(table: sa.Table, *where: sa.ColumnElement[bool]) -> int:
-            return n(sa.select(sa.func.count()).select_from(table).where(*where))
-
-        def by(column: sa.Column[Any], source: sa.FromClause, *where: sa.ColumnElement[bool]) -> dict[str, int]:
-            query = sa.select(column, sa.func.count()).select_from(source).where(*where).group_by(column)
-            return dict(sorted(tuple(row) for row in connection.execute(query)))
-
-        now = datetime.now(UTC)
-        ordinary = sa.and_(slots.c.gold.is_(False), slots.c.reserved_for.is_(None))
-        return {
-            "annotators": by(annotators.c.kind, annotators),
-            "prompts": rows_of(prompts),
-            "completions": rows_of(completions),
-            "questions": by(questions.c.kind, questions),
-            "answers": by(questions.c.kind, answer_table.join(questions, _same_question()), stands),
-            "answers_by": by(annotators.c.kind, answer_table.join(annotators), stands),
-            "skipped": rows_of(answer_table, stands, answer_table.c.skipped.is_(True)),
-            "late": rows_of(answer_table, stands, answer_table.c.late.is_(True)),
-            "corrections": rows_of(answer_table, answer_table.c.replaces.is_not(None)),
-            "erased": rows_of(tombstones, tombstones.c.subject == "answer"),
-            "repeats": rows_of(answer_table, stands, answer_table.c.repeat_of.is_not(None)),
-            "adjudications": rows_of(answer_table, stands, answer_table.c.adjudication.is_(True)),
-            "gold": rows_of(gold),
-            "slots": {
-                "open": rows_of(
-                    slots,
-                    ordinary,
-                    slots.c.answer_id.is_(None),
-                    sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= now),
-                ),
-                "leased": rows_of(slots, ordinary, slots.c.answer_id.is_(None), slots.c.expires_at > now),
-                "done": rows_of(slots, ordinary, slots.c.answer_id.is_not(None)),
-            },
-        }
 
 
 def new_answer_row(

@@ -14,6 +14,7 @@
     rulings                           what leads decided about findings on somebody's answers
     exports                           every file that left, so that erasure can name or remove it
     webhooks, outbox                  who is told of finished questions, and what they have yet to be told
+    tallies, activity                 counts of the above, kept by triggers, so that a page need not count
 
 Triggers (made by the migrations) let prompts, completions, questions, candidates, answers, events, consents, quizzes
 and rulings be neither changed nor deleted; the one exception is blanking a text, or a person's name, under a tombstone.
@@ -155,6 +156,12 @@ questions = Table(
     Column("sensitive", String(64)),  # a content warning, such as "violence", that annotators may refuse
     CheckConstraint("overlap >= 0", name="overlap"),
 )
+Index(
+    "ix_questions_sensitive",
+    questions.c.sensitive,
+    sqlite_where=text("sensitive IS NOT NULL"),
+    postgresql_where=text("sensitive IS NOT NULL"),
+)
 
 candidates = Table(
     "candidates",
@@ -233,8 +240,8 @@ Index(
     "ix_slots_held",
     slots.c.annotator_id,
     slots.c.question_id,
-    sqlite_where=text("answer_id IS NULL"),
-    postgresql_where=text("answer_id IS NULL"),
+    sqlite_where=text("answer_id IS NULL AND annotator_id IS NOT NULL"),
+    postgresql_where=text("answer_id IS NULL AND annotator_id IS NOT NULL"),
 )
 Index(
     "ix_slots_reserved",
@@ -438,4 +445,27 @@ outbox = Table(
     Column("error", Text),  # of the last attempt
     Column("created_at", Time, nullable=False),
     Index("ix_outbox_due_at", "due_at"),
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("what", String(16), primary_key=True),  # question, slot or answer (one that stands)
+    Column("kind", String(16), primary_key=True),  # of the question
+    # slot: ordinary (neither gold nor a repeat), done; answer: the annotator's kind, then skipped, late, a repeat, an
+    # adjudication; each 0 or 1
+    Column("marks", String(64), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
+activity = Table(
+    "activity",
+    metadata,
+    Column("annotator_id", String(200), ForeignKey("annotators.id"), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),  # since 1970, UTC
+    Column("answers", BigInteger, nullable=False),  # first words on a question, skips included
+    Column("skipped", BigInteger, nullable=False),  # of those
+    Column("corrections", BigInteger, nullable=False),
+    Column("last_at", Time, nullable=False),
+    Index("ix_activity_day", "day"),
 )

@@ -12,10 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from prefloop.records import as_messages
+from prefloop.store.counting import SlotCounts, question_counts, slot_counts
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers_by_ids
 from prefloop.store.queue import Lease
 from prefloop.store.tables import (
+    EPOCH,
+    activity,
     annotators,
     answers,
     candidates,
@@ -27,8 +30,10 @@ from prefloop.store.tables import (
     slots,
 )
 
-RECENT = 4000
+RECENT = 1000
 """Answers that figures about time look at: the newest ones."""
+OWN_RECENT = 200
+"""The same, of one annotator."""
 
 
 def lease_holder(store: Store, token: str) -> str | None:
@@ -103,36 +108,31 @@ class OwnFigures:
 
 
 def own_figures(store: Store, annotator: str, now: datetime | None = None) -> OwnFigures:
-    """Counted from the answers themselves, each time."""
+    """From what is tallied per day; the time from the newest answers."""
     now = now or datetime.now(UTC)
-    mine = answers.c.annotator_id == annotator
-    start = (now - timedelta(days=13)).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = (now - EPOCH).days
+    mine = activity.c.annotator_id == annotator
     with store.read() as connection:
-        said, skipped, corrected = connection.execute(
-            sa.select(
-                sa.func.count(),
-                sa.func.sum(sa.case((answers.c.skipped, 1), else_=0)),
-                sa.func.sum(sa.case((answers.c.replaces.is_not(None), 1), else_=0)),
-            ).where(mine)
-        ).one()
-        recent = connection.execute(
-            sa.select(answers.c.at, answers.c.seconds)
-            .where(mine, answers.c.at >= start, answers.c.replaces.is_(None), answers.c.skipped.is_(False))
+        rows = connection.execute(sa.select(activity).where(mine)).all()
+        times = connection.scalars(
+            sa.select(answers.c.seconds)
+            .where(answers.c.annotator_id == annotator, answers.c.seconds.is_not(None), answers.c.skipped.is_(False))
             .order_by(answers.c.number.desc())
-            .limit(RECENT)
+            .limit(OWN_RECENT)
         ).all()
-    per_day: dict[str, int] = {f"{start + timedelta(days=n):%Y-%m-%d}": 0 for n in range(14)}
-    for at, _ in recent:
-        per_day[f"{at:%Y-%m-%d}"] = per_day.get(f"{at:%Y-%m-%d}", 0) + 1
-    times = [seconds for _, seconds in recent if seconds is not None]
+    given = {row.day: int(row.answers - row.skipped) for row in rows}
     return OwnFigures(
-        today=per_day[f"{now:%Y-%m-%d}"],
-        in_all=int(said) - int(skipped or 0) - int(corrected or 0),
-        skipped=int(skipped or 0),
-        corrected=int(corrected or 0),
+        today=given.get(today, 0),
+        in_all=sum(given.values()),
+        skipped=sum(int(row.skipped) for row in rows),
+        corrected=sum(int(row.corrections) for row in rows),
         median_seconds=median(times) if times else None,
-        days=list(per_day.items()),
+        days=[(_date(day), given.get(day, 0)) for day in range(today - 13, today + 1)],
     )
+
+
+def _date(day: int) -> str:
+    return f"{EPOCH + timedelta(days=day):%Y-%m-%d}"
 
 
 @dataclass(frozen=True)
@@ -151,15 +151,8 @@ def progress(store: Store, now: datetime | None = None) -> list[KindProgress]:
     """Per kind of question: wanted answers (slots), those given, those being given now, and the time one takes."""
     now = now or datetime.now(UTC)
     with store.read() as connection:
-        counted = connection.execute(sa.select(questions.c.kind, sa.func.count()).group_by(questions.c.kind)).all()
-        places = connection.execute(
-            sa.select(
-                slots.c.kind,
-                sa.func.count(),
-                sa.func.sum(sa.case((slots.c.answer_id.is_not(None), 1), else_=0)),
-                sa.func.sum(sa.case((sa.and_(slots.c.answer_id.is_(None), slots.c.expires_at > now), 1), else_=0)),
-            ).group_by(slots.c.kind)
-        ).all()
+        asked = question_counts(connection)
+        places = {one.kind: one for one in slot_counts(connection, now)}
         timed = connection.execute(
             sa.select(questions.c.kind, answers.c.seconds)
             .select_from(answers.join(questions, questions.c.id == answers.c.question_id))
@@ -170,10 +163,11 @@ def progress(store: Store, now: datetime | None = None) -> list[KindProgress]:
     times: dict[str, list[float]] = defaultdict(list)
     for kind, seconds in timed:
         times[kind].append(seconds)
-    by_kind = {kind: (int(n), int(done or 0), int(held or 0)) for kind, n, done, held in places}
+    nothing = SlotCounts("", 0, 0, 0)
     return [
-        KindProgress(kind, int(n), *by_kind.get(kind, (0, 0, 0)), median(times[kind]) if times[kind] else None)
-        for kind, n in sorted(counted)
+        KindProgress(kind, n, of.all, of.done, of.leased, median(times[kind]) if times[kind] else None)
+        for kind, n in asked.items()
+        for of in [places.get(kind, nothing)]
     ]
 
 
@@ -192,18 +186,19 @@ class PersonProgress:
 def people_progress(store: Store, limit: int = 500) -> list[PersonProgress]:
     """Answers per annotator, the most active first; times from the newest answers of all."""
     with store.read() as connection:
+        n = sa.func.sum(activity.c.answers)
         counted = connection.execute(
             sa.select(
-                answers.c.annotator_id,
+                activity.c.annotator_id,
                 annotators.c.name,
-                sa.func.count(),
-                sa.func.sum(sa.case((answers.c.skipped, 1), else_=0)),
-                sa.func.max(answers.c.at),
+                n,
+                sa.func.sum(activity.c.skipped),
+                sa.type_coerce(sa.func.max(activity.c.last_at), activity.c.last_at.type),
             )
-            .select_from(answers.join(annotators, annotators.c.id == answers.c.annotator_id))
-            .where(answers.c.replaces.is_(None))
-            .group_by(answers.c.annotator_id, annotators.c.name)
-            .order_by(sa.func.count().desc(), answers.c.annotator_id)
+            .select_from(activity.join(annotators))
+            .group_by(activity.c.annotator_id, annotators.c.name)
+            .having(n > 0)
+            .order_by(n.desc(), activity.c.annotator_id)
             .limit(limit)
         ).all()
         timed = connection.execute(
@@ -224,18 +219,15 @@ def people_progress(store: Store, limit: int = 500) -> list[PersonProgress]:
 def answers_per_day(store: Store, days: int = 30, now: datetime | None = None) -> list[tuple[str, int]]:
     """(date, answers) for the last days, corrections and skips left out."""
     now = now or datetime.now(UTC)
-    start = (now - timedelta(days=days - 1)).replace(hour=0, minute=0, second=0, microsecond=0)
-    # `at` is microseconds since 1970 on every database, so a day is a whole division.
-    day = sa.type_coerce(answers.c.at, sa.BigInteger) // 86_400_000_000
+    today = (now - EPOCH).days
     with store.read() as connection:
         rows = connection.execute(
-            sa.select(day.label("day"), sa.func.count())
-            .where(answers.c.at >= start, answers.c.replaces.is_(None), answers.c.skipped.is_(False))
-            .group_by(sa.text("day"))
+            sa.select(activity.c.day, sa.func.sum(activity.c.answers - activity.c.skipped))
+            .where(activity.c.day > today - days)
+            .group_by(activity.c.day)
         ).all()
-    counted = {int(number): int(n) for number, n in rows}
-    first = (start - datetime(1970, 1, 1, tzinfo=UTC)).days
-    return [(f"{start + timedelta(days=n):%Y-%m-%d}", counted.get(first + n, 0)) for n in range(days)]
+    counted = {int(day): int(n) for day, n in rows}
+    return [(_date(day), counted.get(day, 0)) for day in range(today - days + 1, today + 1)]
 
 
 @dataclass(frozen=True)
@@ -287,7 +279,7 @@ def answered_together(
     several = (
         sa.select(answers.c.question_id)
         .group_by(answers.c.question_id)
-        .having(sa.func.count(sa.distinct(answers.c.annotator_id)) > 1)
+        .having(sa.func.min(answers.c.annotator_id) != sa.func.max(answers.c.annotator_id))
     )
     query = (
         sa.select(questions.c.number, questions.c.id, questions.c.kind)

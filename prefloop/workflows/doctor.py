@@ -15,8 +15,8 @@ from typing import Any, Literal
 from prefloop.artifacts.folder import list_artifacts, read_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import PrefloopError
+from prefloop.store.counting import counts
 from prefloop.store.database import WAL_IS_SAFE_FROM
-from prefloop.store.feedback import counts
 from prefloop.version import __version__
 from prefloop.workflows.places import Place, store_of, workspace_or_none
 

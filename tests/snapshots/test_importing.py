@@ -16,8 +16,9 @@ from prefloop.errors import InputError, RunError
 from prefloop.snapshots import importing
 from prefloop.snapshots.importing import ImportResult, import_file
 from prefloop.store.annotators import list_annotators
+from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
-from prefloop.store.feedback import answers, counts
+from prefloop.store.feedback import answers
 
 Write = Callable[..., Path]
 

@@ -7,11 +7,7 @@ from typing import Any
 
 from prefloop.store.annotators import add_annotator
 from prefloop.store.database import Store
-from prefloop.store.feedback import (
-    add_completions,
-    add_prompts,
-    add_questions,
-)
+from prefloop.store.feedback import add_completions, add_prompts, add_questions
 from prefloop.store.queue import Lease
 from prefloop.store.submissions import Submission
 

@@ -22,6 +22,7 @@ from prefloop.store.asking import (
 from prefloop.store.audit_log import verify
 from prefloop.store.consents import set_refusals
 from prefloop.store.corrections import adjudicate, correct
+from prefloop.store.counting import counts
 from prefloop.store.database import Store
 from prefloop.store.feedback import (
     add_completions,
@@ -30,7 +31,6 @@ from prefloop.store.feedback import (
     add_questions,
     answer_page,
     answers,
-    counts,
     history,
 )
 from prefloop.store.queue import Lease, lease

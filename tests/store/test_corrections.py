@@ -7,13 +7,9 @@ import pytest
 from prefloop.errors import InputError
 from prefloop.store import feedback
 from prefloop.store.corrections import correct
+from prefloop.store.counting import counts
 from prefloop.store.database import Store
-from prefloop.store.feedback import (
-    answers,
-    answers_by_ids,
-    counts,
-    import_answers,
-)
+from prefloop.store.feedback import answers, answers_by_ids, import_answers
 from prefloop.store.queue import lease
 from prefloop.store.submissions import submit
 from tests.store.asked import ask, good, person, says

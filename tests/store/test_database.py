@@ -23,8 +23,9 @@ import prefloop.store
 from prefloop.errors import InputError, RunError
 from prefloop.store import database
 from prefloop.store.annotators import add_annotator, list_annotators
+from prefloop.store.counting import counts
 from prefloop.store.database import HEAD, WAL_IS_SAFE_FROM, Store, open_store
-from prefloop.store.feedback import add_prompts, counts, import_answers
+from prefloop.store.feedback import add_prompts, import_answers
 from prefloop.store.tables import metadata
 
 HOLDER = """

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from prefloop.errors import InputError
 from prefloop.records import prompt_id
 from prefloop.store import feedback
+from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
 from prefloop.store.feedback import (
     add_completions,
@@ -19,7 +20,6 @@ from prefloop.store.feedback import (
     add_questions,
     answers,
     answers_by_ids,
-    counts,
     erase_answers,
     erased_among,
     import_answers,

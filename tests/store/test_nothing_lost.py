@@ -19,8 +19,9 @@ from prefloop.errors import InputError
 from prefloop.store.annotators import add_annotator
 from prefloop.store.audit_log import Head, verify
 from prefloop.store.corrections import correct_on
+from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
-from prefloop.store.feedback import answers, counts
+from prefloop.store.feedback import answers
 from prefloop.store.queue import LeaseRequest, lease
 from prefloop.store.submissions import Receipt, Submission
 from prefloop.store.writer import Writer

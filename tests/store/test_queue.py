@@ -18,14 +18,9 @@ import sqlalchemy as sa
 
 from prefloop.errors import InputError
 from prefloop.store.corrections import correct
+from prefloop.store.counting import counts
 from prefloop.store.database import Store, in_answer_order, open_store
-from prefloop.store.feedback import (
-    add_guideline,
-    add_prompts,
-    add_questions,
-    answers,
-    counts,
-)
+from prefloop.store.feedback import add_guideline, add_prompts, add_questions, answers
 from prefloop.store.queue import Lease, lease, presented_order, release
 from prefloop.store.submissions import LeaseError, Submission, submit
 from tests.store.asked import NOON, after, ask, good, person, says

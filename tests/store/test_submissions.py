@@ -6,10 +6,7 @@ import pytest
 
 from prefloop.errors import InputError
 from prefloop.store.database import Store
-from prefloop.store.feedback import (
-    answers,
-    erase_answers,
-)
+from prefloop.store.feedback import answers, erase_answers
 from prefloop.store.queue import lease
 from prefloop.store.submissions import IdempotencyError, LeaseError, Submission, submit
 from tests.store.asked import ask, person, says

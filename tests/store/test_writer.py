@@ -16,8 +16,9 @@ from sqlalchemy.engine import Connection
 from prefloop.errors import InputError, RunError
 from prefloop.store.annotators import add_annotator, list_annotators
 from prefloop.store.audit_log import verify
+from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
-from prefloop.store.feedback import answers, counts
+from prefloop.store.feedback import answers
 from prefloop.store.queue import LeaseRequest
 from prefloop.store.submissions import LeaseError, Submission
 from prefloop.store.writer import Writer

@@ -21,7 +21,8 @@ from prefloop.snapshots.importing import import_file
 from prefloop.store.asking import queue_options, set_queue_options
 from prefloop.store.backup import record_file
 from prefloop.store.corrections import adjudicate
-from prefloop.store.feedback import AnswerRow, add_guideline, answers, counts
+from prefloop.store.counting import counts
+from prefloop.store.feedback import AnswerRow, add_guideline, answers
 from prefloop.store.privacy import NOT_COVERED, without_consent
 from prefloop.store.rulings import DECISIONS, rule
 from prefloop.web.access import JudgePage, LeadPage, ReaderPage
