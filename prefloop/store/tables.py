@@ -14,7 +14,7 @@
     rulings                           what leads decided about findings on somebody's answers
     exports                           every file that left, so that erasure can name or remove it
     webhooks, outbox                  who is told of finished questions, and what they have yet to be told
-    tallies, activity                 counts of the above, kept by triggers, so that a page need not count
+    tallies, activity, shared         counts of the above, kept by triggers, so that a page need not count
 
 Triggers (made by the migrations) let prompts, completions, questions, candidates, answers, events, consents, quizzes
 and rulings be neither changed nor deleted; the one exception is blanking a text, or a person's name, under a tombstone.
@@ -468,4 +468,12 @@ activity = Table(
     Column("corrections", BigInteger, nullable=False),
     Column("last_at", Time, nullable=False),
     Index("ix_activity_day", "day"),
+)
+
+shared = Table(
+    "shared",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),  # of a question answered by more than one
+    Column("kind", String(16), nullable=False),
+    Index("ix_shared_kind_number", "kind", "number"),
 )

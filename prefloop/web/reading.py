@@ -27,6 +27,7 @@ from prefloop.store.tables import (
     leases,
     prompts,
     questions,
+    shared,
     slots,
 )
 
@@ -275,22 +276,16 @@ def answered_together(
         answers.c.repeat_of.is_(None),
         ~sa.exists().where(newer.c.replaces == answers.c.id),
     )
-    # One walk over the index of (question, annotator); asked per question it would be a look-up for each of them all.
-    several = (
-        sa.select(answers.c.question_id)
-        .group_by(answers.c.question_id)
-        .having(sa.func.min(answers.c.annotator_id) != sa.func.max(answers.c.annotator_id))
-    )
     query = (
         sa.select(questions.c.number, questions.c.id, questions.c.kind)
-        .where(questions.c.id.in_(several))
-        .order_by(questions.c.number.desc())
+        .select_from(shared.join(questions, questions.c.number == shared.c.number))
+        .order_by(shared.c.number.desc())
         .limit(limit)
     )
     if kind:
-        query = query.where(questions.c.kind == kind)
+        query = query.where(shared.c.kind == kind)
     if before is not None:
-        query = query.where(questions.c.number < before)
+        query = query.where(shared.c.number < before)
     with store.read() as connection:
         asked = connection.execute(query).all()
         said = connection.execute(

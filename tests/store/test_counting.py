@@ -18,6 +18,7 @@ from prefloop.store.erasure import erase_subject
 from prefloop.store.feedback import answers, erase_answers, import_answers
 from prefloop.store.queue import lease
 from prefloop.store.submissions import Submission, submit
+from prefloop.web.reading import answered_together
 from tests.store.asked import ask, person
 
 NOW = datetime.now(UTC)
@@ -77,6 +78,10 @@ def check(store: Store) -> None:
         )
         rows = [[tuple(row) for row in connection.execute(query)] for query in (worked, kept)]
         assert rows[0] == rows[1]
+        several = "SELECT question_id FROM answers GROUP BY question_id HAVING count(DISTINCT annotator_id) > 1"
+        met = sa.text(f"SELECT number, kind FROM questions WHERE id IN ({several}) ORDER BY number")
+        kept = sa.text("SELECT number, kind FROM shared ORDER BY number")
+        assert connection.execute(met).all() == connection.execute(kept).all()
 
 
 def test_whatever_is_done_the_counts_fit(store: Store) -> None:
@@ -110,6 +115,7 @@ def test_whatever_is_done_the_counts_fit(store: Store) -> None:
             check(store)
     found = counts(store)
     assert min(found[name] for name in ("skipped", "corrections", "repeats", "adjudications", "erased", "gold")) > 0
+    assert len(answered_together(store)) > 1
     erase_subject(store, next(answers(store)).candidates[0]["id"], reason="asked")
     erase_subject(store, people[0], reason="asked")
     check(store)

@@ -179,9 +179,9 @@ def test_markdown_keeps_formatting_and_nothing_that_acts() -> None:
 
 @pytest.mark.parametrize("text", ["*" * 50_000, "[" * 20_000, "> " * 10_000, "`" * 50_000, "- " * 5_000, "|" * 20_000])
 def test_markdown_takes_no_time_for_what_means_nothing(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()  # the processor's: how busy the machine is does not matter
     markdown(text)
-    assert time.perf_counter() - begun < 5
+    assert time.thread_time() - begun < 5
 
 
 def test_progress_counts_and_days_add_up(app: FastAPI, desk_store: Store) -> None:

@@ -6,6 +6,7 @@ many rows may come at once, SQLite's at each row.
 
     tallies    what (question, slot, answer), kind of question, marks, n
     activity   answers per annotator and day
+    shared     questions that more than one annotator has answered
 """
 
 # ruff: noqa: S608  (statements are put together from names of this file, no input)
@@ -39,12 +40,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("annotator_id", "day", name=op.f("pk_activity")),
     )
     op.create_index("ix_activity_day", "activity", ["day"], unique=False)
+    op.create_table(
+        "shared",
+        sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_shared")),
+    )
+    op.create_index("ix_shared_kind_number", "shared", ["kind", "number"], unique=False)
     some = sa.text("sensitive IS NOT NULL")
     op.create_index("ix_questions_sensitive", "questions", ["sensitive"], sqlite_where=some, postgresql_where=some)
     held = sa.text("answer_id IS NULL AND annotator_id IS NOT NULL")
     op.drop_index("ix_slots_held", "slots")
     op.create_index("ix_slots_held", "slots", ["annotator_id", "question_id"], sqlite_where=held, postgresql_where=held)
-    for statement in (asked("questions"), opened("slots"), said("answers", STANDS), worked("answers")):
+    for statement in (asked("questions"), opened("slots"), said("answers", STANDS), worked("answers"), met("answers")):
         op.execute(statement)
     (sqlite_triggers if is_sqlite() else postgresql_triggers)()
 
@@ -109,6 +117,15 @@ def worked(table: str) -> str:
     )
 
 
+def met(table: str) -> str:
+    """A question on which somebody else had said something, too."""
+    other = "SELECT 1 FROM answers o WHERE o.question_id = r.question_id AND o.annotator_id <> r.annotator_id"
+    return (
+        f"INSERT INTO shared (number, kind) SELECT DISTINCT q.number, q.kind FROM {table} AS r "
+        f"JOIN questions q ON q.id = r.question_id WHERE EXISTS ({other}) ON CONFLICT (number) DO NOTHING"
+    )
+
+
 def slot(row: str, n: int) -> str:
     marks = slot_marks(row)
     return f"INSERT INTO tallies (what, kind, marks, n) VALUES ('slot', {row}.kind, {marks}, {n}){ADD}"
@@ -135,7 +152,7 @@ def sqlite_triggers() -> None:
             f"UPDATE OF answer_id, gold, reserved_for ON slots WHEN {CHANGED.format(other='NOT')}",
             f"{slot('OLD', -1)}; {slot('NEW', 1)}",
         ),
-        ("answers_tally_new", "INSERT ON answers", f"{said(one)}; {worked(one)}"),
+        ("answers_tally_new", "INSERT ON answers", f"{said(one)}; {worked(one)}; {met(one)}"),
         ("answers_tally_replaced", "INSERT ON answers WHEN NEW.replaces IS NOT NULL", said(replaced, sign="-")),
         (
             "answers_tally",
@@ -164,7 +181,7 @@ def postgresql_triggers() -> None:
             "answers_tally_new",
             "INSERT ON answers",
             statement,
-            f"{said('added')}; {said('answers', replaced, '-')}; {worked('added')}",
+            f"{said('added')}; {said('answers', replaced, '-')}; {worked('added')}; {met('added')}",
         ),
         (
             "answers_tally",
