@@ -11,6 +11,7 @@ from rich.console import Console
 from prefloop.cli.answer import Answer, table
 from prefloop.cli.streams import log
 from prefloop.cli.verb import SeedOption, WorkspaceOption, verb
+from prefloop.errors import InputError
 
 RULED = {"keep": ["kept by a lead"], "exclude": ["excluded by a lead"]}
 SHOWN = 40
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
     @verb(app, "quality", "prefloop quality", "prefloop quality --exclude person:4be2f10c9a7d3e58")
     def quality(
         round: Annotated[
-            int | None, typer.Option("--round", help="Only the answers of this round.", show_default=False)
+            int | None, typer.Option("--round", min=0, help="Only the answers of this round.", show_default=False)
         ] = None,
         slices: Annotated[
             list[str] | None,
@@ -75,6 +76,8 @@ def register(app: typer.Typer) -> None:
             for annotator in chosen or ():
                 prefloop.rule_on(annotator, decision, workspace=workspace)
         columns = slices or ("subset", "source")
+        if not all(columns):
+            raise InputError("--slice needs the name of a column, such as --slice topic")
         result = prefloop.measure_quality(workspace=workspace, round=round, slices=columns, seed=seed)
         for warning in result["warnings"]:
             log(f"prefloop: warning: {warning}")

@@ -54,6 +54,8 @@ def register(app: typer.Typer) -> None:
         simulated: or ai: is a machine's, and its answers are marked as such.
         """
         check_choice("token", action, ACTIONS)
+        if action == "list" and any(given is not None for given in (name, role, days, id)):
+            raise InputError("token list shows every token; --name, --role and --days go with create, --id with revoke")
         if action == "create":
             if name is None or role is None:
                 raise InputError("token create needs --name and --role, for example: --name judge --role annotator")

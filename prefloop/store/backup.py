@@ -84,6 +84,8 @@ def restore(url: str, path: str | Path, *, by: str = OPERATOR) -> dict[str, Any]
         raise InputError(f"no such file: {path}")
     now = open_store(url)
     try:
+        if now.dialect == "sqlite" and path.samefile(str(now.engine.url.database)):
+            raise InputError(f"{path} is the database itself; name a copy that prefloop backup made")
         known, before = buried(now), head(now)
         if now.dialect == "sqlite":
             kept = _put_back_sqlite(now, path)

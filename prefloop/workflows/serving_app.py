@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,8 @@ def serve(
     from prefloop.store.invitations import invite
     from prefloop.web import WebSettings, create_app
 
+    if not all(re.fullmatch(r"[A-Za-z0-9.:_-]+", name) for name in allow_hosts):
+        raise InputError(f"--allow-host takes a name such as feedback.example.org, got {', '.join(allow_hosts)!r:.80}")
     place = workspace_at(workspace)
     with store_of(place) as store, _bound(host, port) as listening:
         bound = listening.getsockname()
@@ -84,6 +87,10 @@ def _bound(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(BACKLOG)  # whoever comes before the app is up waits and is not turned away
+    except socket.gaierror as error:
+        raise InputError(
+            f"cannot listen at {host}: {error.strerror}; --host is an address of this machine, such as 127.0.0.1"
+        ) from None
     except OSError as error:
         raise InputError(
             f"cannot listen at {host}:{port}: {error.strerror or error}; give another --port (0 takes any free one)"

@@ -103,6 +103,15 @@ def test_tokens_are_listed_and_revoked(capfd: pytest.CaptureFixture[str]) -> Non
         (["backup", "prefloop.yaml"], "exists already"),
         (["restore", "none"], "no such file"),
         (["restore", "prefloop.yaml"], "is no SQLite database"),
+        (["restore", "prefloop.db"], "is the database itself"),
+        (["token", "list", "--id", "x"], "--id with revoke"),
+        (["serve", "--allow-host", ""], "--allow-host takes a name"),
+        (["serve", "--host", "256.1.1.1"], "--host is an address of this machine"),
+        (["quality", "--round", "-1"], "greater than or equal to 0"),
+        (["quality", "--seed", "-1"], "greater than or equal to 0"),
+        (["quality", "--slice", ""], "--slice needs the name of a column"),
+        (["quality", "--keep", "nobody"], "no annotator 'nobody'"),
+        (["snapshot", "--consensus", "magic"], "known: weighted, majority, davidson"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
