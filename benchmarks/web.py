@@ -5,8 +5,8 @@ usage: python -m benchmarks.web [--clients 30] [--seconds 10] [--questions 20000
 A server of its own (`prefloop serve` on SQLite, `synchronous=FULL`, in a folder that is removed afterwards), and
 clients in another process that each lease a question, answer it, and lease the next, over one connection. The pages
 are asked for with `--pages` questions in the store, each answered once: milliseconds by the clock, median and 95th of
-100, and by the server's processor (Linux), which a busy machine does not change. With PREFLOOP_DATABASE_URL set it measures PostgreSQL, in that
-database, which must be empty.
+100, and by the server's processor (Linux), which a busy machine does not change. With PREFLOOP_DATABASE_URL set it
+measures PostgreSQL, in that database, which must be empty.
 """
 
 from __future__ import annotations
