@@ -146,6 +146,12 @@ def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_droppe
     return list({prompt_id(item): item for item in items}.values())
 
 
+def held_out_prompts(source: Path, *, test_share: float, max_dropped: float) -> list[Messages]:
+    """The held-out side's prompts, each once, in order; `train_prompts` has them in its ledger already."""
+    _, items = _split(load_prompts, source, Ledger(), test_share, max_dropped)
+    return list({prompt_id(item): item for item in items}.values())
+
+
 TEXTS = frozenset({"prompt", "completion", "chosen", "rejected", "messages", "conversations"})
 """Columns that are the conversation itself."""
 

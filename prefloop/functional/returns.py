@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prefloop.functional.credit import at_the_end
+
 
 def generalized_advantages(
     rewards: Float[Tensor, "B T"],
@@ -50,9 +52,11 @@ def penalised_rewards(
     reference_logprobs: Float[Tensor, "B T"],
     valid: Bool[Tensor, "B T"],
     beta: float,
+    shares: Float[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B T"]:
-    """R_t = -beta (log pi(a_t) - log ref(a_t)), the score added on the last valid decision (Ziegler 2019, eq. 2)."""
+    """R_t = -beta (log pi(a_t) - log ref(a_t)), the score added on the last valid decision (Ziegler 2019, eq. 2).
+
+    With `shares`, which sum to 1 in every row, the score is spread by them instead.
+    """
     rewards = -beta * (logprobs - reference_logprobs) * valid
-    last = valid.sum(1) - 1
-    rewards[torch.arange(len(scores), device=scores.device), last] += scores
-    return rewards
+    return rewards + scores[:, None] * (at_the_end(valid) if shares is None else shares)

@@ -29,9 +29,14 @@ class ReferenceModel:
         self.device, self.budget = place, budget
         self.max_length = min(max_length, positions_of(self.measure.full.config))
 
-    @torch.no_grad()
     def mean_logprobs(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         """Mean log-probability of each completion's tokens, in nats; 0 for a completion without any."""
+        counts = torch.tensor([text.length - text.prompt_length for text in texts])
+        return self.logprobs(texts) / counts.clamp_min(1)
+
+    @torch.no_grad()
+    def logprobs(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
+        """log p of each completion, in nats."""
         result = torch.zeros(len(texts))
         for micro in micro_batches(range(len(texts)), lambda i: texts[i].length, self.budget):
             starts = [texts[i].prompt_length for i in micro]
@@ -39,7 +44,7 @@ class ReferenceModel:
             valid = completion_mask([0] * len(micro), counts, max(1, *counts)).to(self.device)
             ids = pad([texts[i].ids for i in micro], self.template.pad_id).to(self.device)
             found, _ = self.measure(ids, torch.tensor(starts, device=self.device), valid)
-            result[micro] = (found.sum(1) / valid.sum(1).clamp_min(1)).cpu()
+            result[micro] = found.sum(1).cpu()
         return result
 
     def encoded(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> list[Encoded]:

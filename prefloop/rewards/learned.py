@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +31,7 @@ class LearnedReward:
         max_length: int = 512,
         micro_batch_tokens: int = 8192,
     ) -> None:
+        self.place = str(ref)
         self.template = Template(load_tokenizer(ref))
         self.head = ScoreHead(load_reward_model(ref, dtype, device))
         self.device, self.budget = device, micro_batch_tokens
@@ -43,6 +46,18 @@ class LearnedReward:
         """One score per completion. A completion that was cut off is scored as if it ended there."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         return self.scores(texts).tolist()
+
+    @torch.no_grad()
+    def states(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> npt.NDArray[np.float64]:
+        """What the trunk makes of each text, (n, d): the state of its last token, from which the score is read."""
+        texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
+        rows: dict[int, npt.NDArray[np.float64]] = {}
+        for micro in micro_batches(range(len(texts)), lambda i: texts[i].length, self.budget):
+            ids = pad([texts[i].ids for i in micro], self.template.pad_id).to(self.device)
+            hidden = self.head.trunk(input_ids=ids, use_cache=False).last_hidden_state
+            last = torch.tensor([texts[i].length - 1 for i in micro], device=self.device)
+            rows |= dict(zip(micro, hidden[range(len(micro)), last].double().cpu().numpy(), strict=True))
+        return np.stack([rows[i] for i in range(len(texts))])
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:

@@ -17,6 +17,13 @@ DEFAULT = "reward_model"
 """The artifact that is meant where neither `reward_model` nor `reward` is given."""
 
 
+def reward_model_at(ref: str, inputs: Inputs, settings: RunSettings) -> LearnedReward:
+    """A reward model by its name, hash or directory (relative to the run file, if it is there); becomes a parent."""
+    beside = inputs.base / ref
+    place = inputs.resolve(str(beside) if beside.exists() else ref, "reward_model")
+    return LearnedReward(place, *place_of(settings), max_length=settings.max_length)
+
+
 def built_reward(
     reward_model: str | None, reward: Mapping[str, Any] | None, inputs: Inputs, settings: RunSettings
 ) -> tuple[Reward, str | None]:
@@ -29,8 +36,9 @@ def built_reward(
     places: list[str] = []
 
     def learned(ref: str) -> Reward:
-        places.append(inputs.resolve(ref, "reward_model"))
-        return LearnedReward(places[-1], *place_of(settings), max_length=settings.max_length)
+        made = reward_model_at(ref, inputs, settings)
+        places.append(made.place)
+        return made
 
     if reward is None:
         return learned(reward_model or DEFAULT), places[0]
