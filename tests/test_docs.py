@@ -26,7 +26,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 VERBS = [command.name for command in app.registered_commands if command.name]
 ARROWS = ["questions", "import", "store", "snapshots", "reward_model", "training", "sampling", "evaluation", "report"]
 ARROWS += ["serve", "api", "team", "lineage", "loop", "demo", "workspace", "cli", "settings", "python", "own", "resume"]
-ARROWS += ["quality", "rewards", "online"]
+ARROWS += ["quality", "rewards", "online", "guard", "credit"]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(python|sh) test\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

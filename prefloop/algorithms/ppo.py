@@ -15,9 +15,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from prefloop.functional.returns import generalized_advantages, penalised_rewards, whiten
 from prefloop.functional.surrogates import clipped_surrogate, clipped_value_error
+from prefloop.rewards.attention_credit import CreditSettings
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.online_roles import Roles, roles_of
+from prefloop.training.reward import credit_rule
 from prefloop.training.rollout import Rollout
 from prefloop.training.run import Run
 
@@ -49,6 +51,8 @@ class PPOConfig:
     """Weight of the critic's loss."""
     whiten_rewards: bool = False
     """Scale the rewards of a rollout to variance 1, their mean kept."""
+    credit: CreditSettings | None = None
+    """Spread the score over the tokens that earned it; without it the last token has all of it. See credit.md."""
 
 
 class PPO:
@@ -58,12 +62,14 @@ class PPO:
 
     def __init__(self, config: PPOConfig, roles: Roles) -> None:
         self.config, self.roles = config, roles
+        self.credit = None if config.credit is None else credit_rule(config.credit, roles.reward, roles.template)
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> Rollout:
         """Rewards, then advantages and returns by GAE; the advantages are whitened."""
         c, valid, seen = self.config, rollout.valid, rollout.added
-        rewards = penalised_rewards(rollout.scores, seen["logprobs"], seen["reference"], valid, rollout.beta)
+        shares = None if self.credit is None else self.roles.shares(self.credit, rollout)
+        rewards = penalised_rewards(rollout.scores, seen["logprobs"], seen["reference"], valid, rollout.beta, shares)
         if c.whiten_rewards:
             rewards = whiten(rewards, valid, shift_mean=False)
         advantages, returns = generalized_advantages(rewards, seen["values"], valid, c.gamma, c.gae_lambda)

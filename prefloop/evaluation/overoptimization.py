@@ -18,7 +18,7 @@ import numpy.typing as npt
 from prefloop.errors import InputError, RunError
 from prefloop.evaluation.interval import mean_interval
 from prefloop.records import Messages
-from prefloop.rewards.composition import Reward
+from prefloop.rewards.composition import Reward, scored
 from prefloop.rewards.text import distinct
 from prefloop.training.watch import Finding, Seen
 
@@ -121,7 +121,7 @@ class Guard:
 
     The rule, fixed beforehand: a *warning* is a look at which the proxy rose and the held-out lower bound fell since
     the look before. Two warnings in a row are an *alarm* when the held-out reward also fell by more than chance
-    explains: RULE
+    explains: the 95 % paired bootstrap interval of its difference from the best look, prompt by prompt, lies below 0.
 
     The held-out score of a text is the mean over its rewards, less their standard deviation where there are several.
     """
@@ -166,8 +166,9 @@ class Guard:
         row["alarm"] = fall is not None and fall[2] < 0
         best = all(low > earlier["held_out_low"] for earlier in self.rows)
         self.rows.append({**row, "scores": held.tolist()})
-        for earlier in self.rows[:-3]:
-            earlier["scores"] = []  # only the last looks are compared with
+        for earlier in self.rows[:-1]:
+            if earlier is not self.best:
+                earlier["scores"] = []  # nothing is compared with it
         return Finding(best, row["alarm"], self._metrics(row), self._words(row, fall))
 
     @property
@@ -203,10 +204,10 @@ class Guard:
         }
 
     def _fall(self, held: Floats) -> tuple[float, float, float] | None:
-        """(difference, low, high) of the held-out reward over the last two looks, when the last was a warning too."""
-        if len(self.rows) < 2 or not self.rows[-1]["warning"]:
+        """(difference, low, high) of the held-out reward since the best look, when the last was a warning too."""
+        if not self.rows[-1]["warning"]:
             return None
-        change = mean_interval(held - np.asarray(self.rows[-2]["scores"]), seed=self.seed)
+        change = mean_interval(held - np.asarray(self.best["scores"]), seed=self.seed)
         return (change.value, change.low, change.high) if change.low is not None and change.high is not None else None
 
     def _length_share(self, row: Mapping[str, Any]) -> float:
@@ -230,11 +231,9 @@ class Guard:
         shape = f"KL {row['kl']:.1f} nats, {row['length']:.0f} tokens"
         said = [f"step {row['step']}: reward {row['proxy']:.2f}, {held}, {shape}"]
         if row["alarm"] and fall is not None:
-            before = self.rows[-3]
             said.append(
-                f"ALARM: since step {before['step']} the reward rose from {before['proxy']:.2f} to {row['proxy']:.2f} "
-                f"while the held-out reward fell by {-fall[0]:.2f} [{-fall[2]:.2f}, {-fall[1]:.2f}]; "
-                f"step {best['step']} was best"
+                f"ALARM: since step {best['step']}, the best, the reward went from {best['proxy']:.2f} to "
+                f"{row['proxy']:.2f} while the held-out reward fell by {-fall[0]:.2f} [{-fall[2]:.2f}, {-fall[1]:.2f}]"
             )
         elif row["warning"]:
             said.append("warning: the reward rose and the held-out lower bound fell")
@@ -281,7 +280,7 @@ class RunGuard:
 
     def __call__(self, seen: Seen) -> Finding:
         """Score what was seen by the held-out rewards, and judge it."""
-        held = np.array([list(reward(prompts=self.prompts, completions=seen.texts)) for reward in self.held_out], float)
+        held = np.array([scored(reward, self.prompts, seen.texts).total for reward in self.held_out])
         if not np.isfinite(held).all():
             raise RunError(f"a held-out reward gave {held[~np.isfinite(held)][0]} at step {seen.step}")
         latents = None if self.latents is None else self.latents(self.prompts, seen.texts)

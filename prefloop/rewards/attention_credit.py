@@ -1,8 +1,8 @@
 """Which tokens earned the score: by the reward model's attention, evenly, or by what people marked.
 
-Chan et al. 2024, Dense Reward for Free in RLHF (ABC, arXiv 2402.00782): the attention that the reward model's last layer
-pays to each token of the completion, from the token where the score is read, says how much of the score it gets. The
-shares of a completion sum to 1, so its return without discount, and with it the best policy, is what it was.
+Chan et al. 2024, Dense Reward for Free in RLHF (ABC, arXiv 2402.00782): the attention that the reward model's last
+layer pays to each token of the completion, from the token where the score is read, says how much of the score it gets.
+The shares of a completion sum to 1, so its return without discount, and with it the best policy, is what it was.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ Credit = Callable[
     Float[Tensor, "B T"],
 ]
 """(ids, starts, valid, scores, the text of each token of each completion) -> shares that sum to 1 in every row."""
+
+
+ROWS_AT_ONCE = 16
+"""The weights of all layers are held at once: rows x layers x heads x tokens x tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ def attention(head: ScoreHead) -> Credit:
         head.model.set_attn_implementation("eager")  # the fused kernels never form the weights
 
     @torch.no_grad()
-    def shares(ids: Tensor, starts: Tensor, valid: Tensor, scores: Tensor, tokens: Sequence[Sequence[str]]) -> Tensor:
+    def some(ids: Tensor, starts: Tensor, valid: Tensor) -> Tensor:
         found = head.trunk(input_ids=ids, use_cache=False, output_attentions=True).attentions
         if not found or found[-1] is None:
             raise InputError(f"{type(head.model).__name__} does not tell its attention; use another rule of credit")
@@ -61,6 +65,10 @@ def attention(head: ScoreHead) -> Credit:
         paid = found[-1].float().mean(1)[row, last]
         columns = (starts[:, None] + torch.arange(valid.shape[1], device=ids.device)).clamp_max(ids.shape[1] - 1)
         return in_proportion(paid.gather(1, columns), valid)
+
+    def shares(ids: Tensor, starts: Tensor, valid: Tensor, scores: Tensor, tokens: Sequence[Sequence[str]]) -> Tensor:
+        chunks = zip(ids.split(ROWS_AT_ONCE), starts.split(ROWS_AT_ONCE), valid.split(ROWS_AT_ONCE), strict=True)
+        return torch.cat([some(*chunk) for chunk in chunks])
 
     return shares
 

@@ -76,6 +76,7 @@ class _Named:
     name: str
     part: Part
     score: Callable[..., Scored]
+    models: Sequence[Reward] = ()
 
 
 class Composition:
@@ -84,6 +85,8 @@ class Composition:
     def __init__(self, parts: Sequence[_Named], columns: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.parts = list(parts)
         self.columns = columns or {}
+        self.models = [m for p in parts for m in p.models]
+        """The reward models among the parts."""
         self.multipliers = {p.name: p.part.multiplier for p in parts if p.part.limit is not None}
 
     def __call__(
@@ -212,26 +215,23 @@ def compose(
             raise InputError(f"{here} needs one of learned, function, sum and product; it has {said}")
         if part.clip is not None and part.clip[0] >= part.clip[1]:
             raise InputError(f"{here}: clip must be [low, high] with low < high, got {part.clip}")
-        parts.append(_Named(str(name), part, _source(str(name), part, learned, base, here)))
+        parts.append(_named(str(name), part, learned, base, here))
     if all(p.part.limit is not None for p in parts):
         raise InputError(f"{where} has constraints only; at least one part must earn something")
     return Composition(parts, columns)
 
 
-def _source(
-    name: str, part: Part, learned: Callable[[str], Reward], base: Path | None, where: str
-) -> Callable[..., Scored]:
+def _named(name: str, part: Part, learned: Callable[[str], Reward], base: Path | None, where: str) -> _Named:
     if part.learned is not None:
-        return Function(name, learned(part.learned)).score
+        model = learned(part.learned)
+        return _Named(name, part, Function(name, model).score, [model])
     if part.function is not None:
         made: Any = imported(part.function, base)
         if part.arguments:
             made = made(**part.arguments)
-        return Function(name, made, messages=part.messages).score
-    if part.sum is not None:
-        return _inner(part.sum, learned, base, where).score
-    assert part.product is not None
-    return _Product(_inner(part.product, learned, base, where)).score
+        return _Named(name, part, Function(name, made, messages=part.messages).score)
+    inner = _inner(part.sum or part.product or {}, learned, base, where)
+    return _Named(name, part, _Product(inner).score if part.sum is None else inner.score, inner.models)
 
 
 def _inner(spec: Mapping[str, Any], learned: Callable[[str], Reward], base: Path | None, where: str) -> Composition:

@@ -9,8 +9,9 @@ bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,7 @@ from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
 from prefloop.training.rollout import Rollout, make_rollout
 from prefloop.training.run import Run, generator
+from prefloop.training.watch import Seen, Watch, Watched
 
 
 class OnlineAlgorithm(Protocol):
@@ -49,9 +51,10 @@ class OnlineAlgorithm(Protocol):
         ...
 
 
-def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
+def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = None) -> dict[str, Any]:
     """Train for `steps` rollouts of `batch_size` episodes. Returns nothing beyond the logged metrics.
 
+    A `watch` looks at the policy now and then, may end the run, and decides whose weights it returns.
     Raises RunError within a step when a score, a loss or a gradient is not finite, and names the rows.
     """
     s, roles = run.settings, algorithm.roles
@@ -71,7 +74,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
     )
     kl = KLController(online.beta, online.kl_target, online.kl_horizon)
     rollouts = min(rollouts, s.stop_at or rollouts)
-    first = 0
+    first, tensors, state = 0, dict[str, Tensor](), dict[str, Any]()
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, int(state["optimizer_steps"]))
@@ -82,8 +85,18 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
     for model in roles.trained:
         model.eval()
     sampler = Sampler(base_of(roles.policy), roles.template)
+    watched = None
+    if watch is not None:
+        take = partial(look, roles, sampler, watch.prompts, run)
+        watched = Watched(watch, take, trainable(roles.trained), run)
+        if restored is None:
+            watched.look(0)
+        else:
+            watched.load(tensors, state["watched"])
     with progress(algorithm.name, rollouts, first) as advance:
         for step in range(first, rollouts):
+            if watched is not None and watched.stopped:
+                break
             chosen = _cycled(len(roles.prompts), s.batch_size, step, s.seed)
             sampled, texts = sample_rollout(roles, sampler, [roles.prompts[i] for i in chosen], run, step)
             measured = roles.measured(replace(sampled, beta=kl.beta), s.micro_batch_tokens)
@@ -103,8 +116,27 @@ def train_online(algorithm: OnlineAlgorithm, run: Run) -> dict[str, Any]:
                 run.record(step + 1, {"episode": (step + 1) * s.batch_size, **values})
             advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
             state = {"optimizer_steps": optimizer.steps, "beta": kl.beta, "reward": reward_state(roles.reward)}
-            run.checkpoint(step + 1, optimizer.tensors, state)
-    return {}
+            if watched is None:
+                run.checkpoint(step + 1, optimizer.tensors, state)
+            else:
+                watched.look(step + 1, last=step + 1 == rollouts)
+                kept = {**state, "watched": watched.state()}
+                run.checkpoint(step + 1, partial(_both, optimizer.tensors, watched.tensors), kept)
+    return {} if watched is None else watched.give_best()
+
+
+def look(roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int) -> Seen:
+    """What the policy answers to `prompts` after `step` rollouts, with the random numbers of every other look."""
+    rollout, texts = sample_rollout(roles, sampler, prompts, run, 0, stream="watch")
+    proxy = rollout.scores
+    found = objectives(roles.measured(rollout, run.settings.micro_batch_tokens))
+    names = ("objective/kl", "length", "val/num_eos_tokens", "objective/entropy")
+    columns = [column.double().cpu().numpy() for column in (proxy, *(found[name] for name in names))]
+    return Seen(step, texts, *columns)
+
+
+def _both(one: Callable[[], dict[str, Tensor]], other: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {**one(), **other()}
 
 
 def sequence_kl(rollout: Rollout) -> Float[Tensor, "B"]:
@@ -128,12 +160,15 @@ def objectives(rollout: Rollout) -> dict[str, Tensor]:
 
 
 def sample_rollout(
-    roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int
+    roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int, stream: str = "rollout"
 ) -> tuple[Rollout, list[str]]:
-    """One completion for each prompt, scored as text through the reward's own tokenise path."""
+    """One completion for each prompt, scored as text through the reward's own tokenise path.
+
+    Its random numbers are those of (seed, `stream`, `step`).
+    """
     room = prompt_room(run.settings.max_length, roles.sampling.max_new_tokens)
     ids = [roles.template.fit(roles.template.prompt(p), room) for p in prompts]
-    drawn = sampler(ids, 1, roles.sampling, generator(run.settings.seed, "rollout", step))
+    drawn = sampler(ids, 1, roles.sampling, generator(run.settings.seed, stream, step))
     samples = [group[0] for group in drawn]
     texts = [roles.template.decode(s.ids) for s in samples]
     found = scored(roles.reward, prompts, texts)

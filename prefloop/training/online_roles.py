@@ -22,6 +22,7 @@ from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import load_policy, load_tokenizer
 from prefloop.models.template import Template
 from prefloop.records import Messages
+from prefloop.rewards.attention_credit import Credit
 from prefloop.rewards.composition import Reward
 from prefloop.training.method import Inputs
 from prefloop.training.online_settings import OnlineSettings
@@ -83,6 +84,11 @@ class Roles:
         if fixed is not None:
             scores = scores.where(rollout.terminated, torch.full_like(scores, fixed))
         return replace(rollout, scores=scores, added={**rollout.added, **dict(zip(names, results, strict=True))})
+
+    def shares(self, credit: Credit, rollout: Rollout) -> Float[Tensor, "B T"]:
+        """What share of its score each token of a rollout earned, by a rule of credit; rows sum to 1."""
+        tokens = [[self.template.decode([token]) for token in row] for row in rollout.completions()]
+        return credit(rollout.ids, rollout.starts, rollout.valid, rollout.scores, tokens)
 
     def save(self, folder: Path) -> None:
         """Write the policy, and the critic beside it."""

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from prefloop.training.watch import GuardSettings
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineSettings:
@@ -16,6 +18,8 @@ class OnlineSettings:
     """The reward model: a name, hash or directory; without it and `reward`, the artifact `reward_model`."""
     reward: dict[str, Any] | None = None
     """Instead of one reward model, parts by name: weighted, multiplied, gated or constrained; see rewards.md."""
+    guard: GuardSettings | None = None
+    """Watch the run for a reward that is being fooled, and return the best policy; see guard.md."""
     reference: str | None = None
     """What the KL is measured against; without it the policy at the start."""
     beta: NonNegativeFloat = 0.05

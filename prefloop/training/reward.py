@@ -7,7 +7,9 @@ from typing import Any
 
 from prefloop.datasets.rows import prompt_columns
 from prefloop.errors import InputError
-from prefloop.rewards.composition import Reward, compose
+from prefloop.models.template import Template
+from prefloop.rewards.attention_credit import Credit, CreditSettings, credit_of
+from prefloop.rewards.composition import Composition, Reward, compose
 from prefloop.rewards.learned import LearnedReward
 from prefloop.training.method import Inputs
 from prefloop.training.roles import place_of
@@ -22,6 +24,21 @@ def reward_model_at(ref: str, inputs: Inputs, settings: RunSettings) -> LearnedR
     beside = inputs.base / ref
     place = inputs.resolve(str(beside) if beside.exists() else ref, "reward_model")
     return LearnedReward(place, *place_of(settings), max_length=settings.max_length)
+
+
+def model_within(reward: Reward) -> LearnedReward | None:
+    """The reward model that a reward is, or the first one of its parts."""
+    candidates = reward.models if isinstance(reward, Composition) else [reward]
+    return next((model for model in candidates if isinstance(model, LearnedReward)), None)
+
+
+def credit_rule(settings: CreditSettings, reward: Reward, template: Template) -> Credit:
+    """How a score is spread over tokens. Raises InputError for attention of a model with another tokenizer."""
+    model = model_within(reward)
+    if settings.by == "attention" and model is not None:
+        if model.template.tokenizer.get_vocab() != template.tokenizer.get_vocab():
+            raise InputError("credit by attention needs a reward model with the policy's tokenizer; use by: evenly")
+    return credit_of(settings, None if model is None else model.head)
 
 
 def built_reward(

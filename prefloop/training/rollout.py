@@ -53,6 +53,11 @@ class Rollout:
         """Added columns at the valid decisions, in one row after the other."""
         return [self.added[name][self.valid] for name in names]
 
+    def completions(self) -> list[list[int]]:
+        """The token ids of each completion, EOS included where there is one."""
+        ends = self.lengths.tolist()
+        return [row[a:b] for row, a, b in zip(self.ids.tolist(), self.starts.tolist(), ends, strict=True)]
+
     def rows(self, index: Sequence[int]) -> Rollout:
         """Some of the sequences, without the columns that only the others need."""
         at = torch.as_tensor(list(index), device=self.ids.device)

@@ -12,7 +12,7 @@ from prefloop.rewards.composition import Reward, compose
 from prefloop.rewards.learned import LearnedReward
 from prefloop.training.method import Inputs
 from prefloop.training.online_roles import Roles
-from prefloop.training.reward import reward_model_at
+from prefloop.training.reward import model_within, reward_model_at
 from prefloop.training.run import Run
 from prefloop.training.watch import GuardSettings
 
@@ -20,7 +20,7 @@ from prefloop.training.watch import GuardSettings
 def run_guard(settings: GuardSettings, roles: Roles, run: Run, inputs: Inputs) -> RunGuard:
     """The watch of a run. Raises InputError when a held-out reward is one that the policy is trained on."""
     assert inputs.data is not None
-    trained_on = roles.reward.place if isinstance(roles.reward, LearnedReward) else None
+    model = model_within(roles.reward)
     held_out: list[Reward]
     if isinstance(settings.held_out, dict):
         columns = prompt_columns(inputs.data, inputs.ledger)
@@ -37,17 +37,16 @@ def run_guard(settings: GuardSettings, roles: Roles, run: Run, inputs: Inputs) -
     else:
         held_out = [reward_model_at(ref, inputs, run.settings) for ref in settings.held_out]
     for reward in held_out:
-        if isinstance(reward, LearnedReward) and reward.place == trained_on:
-            raise InputError(f"guard: held_out names the reward model that the policy is trained on ({trained_on})")
+        if model is not None and isinstance(reward, LearnedReward) and reward.place == model.place:
+            raise InputError(f"guard: held_out names the reward model that the policy is trained on ({model.place})")
     if not held_out:
         raise InputError("guard: held_out needs at least one reward that the policy is not trained on")
-    latents = roles.reward.states if isinstance(roles.reward, LearnedReward) else None
     return RunGuard(
         _prompts(settings.prompts, roles, run, inputs.data),
         held_out,
         every=settings.every,
         stop=settings.on_alarm == "stop",
-        latents=latents,
+        latents=None if model is None else model.states,
         guard=Guard(seed=run.settings.seed),
     )
 

@@ -26,12 +26,12 @@ from prefloop.training.online import train_online
 from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.run import Run, RunSettings, read_metrics
 from prefloop.workflows.data import snapshot
+from prefloop.workflows.guarding import run_guard
 from prefloop.workflows.places import Place, store_of, workspace_at, workspace_or_none
 from prefloop.workflows.references import artifact_at
 
 ANSWERED = {"comparisons": "comparison", "demonstrations": "demonstration"}
 """Kind of snapshot -> the kind of answer that it is made of."""
-LOOPS: dict[str, Callable[[Any, Run], dict[str, Any]]] = {"offline": train_offline, "online": train_online}
 SNAPSHOT_KINDS = {
     "comparisons": ("comparisons",),
     "demonstrations": ("demonstrations", "comparisons"),
@@ -106,15 +106,21 @@ def train(
         ledger = Ledger()
         texts = {"task_text": lambda s: task_text(10**9, s)}
         store = place.artifacts if place is not None else None
-        algorithm = way.build(parts[-1], job, Inputs(start, source, found, base, texts, ledger, online, store))
+        inputs = Inputs(start, source, found, base, texts, ledger, online, store)
+        algorithm = way.build(parts[-1], job, inputs)
         ledger.check(settings.max_dropped, str(source or method))
         log(f"{method}: {ledger.used} rows ({ledger.words()})")
-        summary = LOOPS[way.loop](algorithm, job)
+        watch = None
+        if online is not None and online.guard is not None:
+            watch = run_guard(online.guard, algorithm.roles, job, inputs)
+        summary = train_offline(algorithm, job) if online is None else train_online(algorithm, job, watch)
 
         def fill(folder: Path) -> None:
             (algorithm if online is None else algorithm.roles).save(folder)
             (folder / "metrics.jsonl").write_bytes((job.folder / "metrics.jsonl").read_bytes())
             write_json(folder / "ledger.json", ledger.as_dict())
+            if watch is not None:
+                write_json(folder / "guard.json", watch.report())
 
         artifact = write_artifact(
             store if store is not None else Path(str(out)).parent,
