@@ -57,7 +57,7 @@ def attention(head: ScoreHead) -> Credit:
 
     @torch.no_grad()
     def some(ids: Tensor, starts: Tensor, valid: Tensor) -> Tensor:
-        found = head.trunk(input_ids=ids, use_cache=False, output_attentions=True).attentions
+        found = head.trunk.body(input_ids=ids, use_cache=False, output_attentions=True).attentions
         if not found or found[-1] is None:
             raise InputError(f"{type(head.model).__name__} does not tell its attention; use another rule of credit")
         row = torch.arange(len(ids), device=ids.device)

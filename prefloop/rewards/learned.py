@@ -16,6 +16,7 @@ from prefloop.datasets.collate import micro_batches, pad
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_reward_model, load_tokenizer, positions_of
 from prefloop.models.template import Encoded, Template
+from prefloop.models.trees import Forest
 from prefloop.records import Message
 
 
@@ -53,10 +54,9 @@ class LearnedReward:
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         rows: dict[int, npt.NDArray[np.float64]] = {}
         for micro in micro_batches(range(len(texts)), lambda i: texts[i].length, self.budget):
-            ids = pad([texts[i].ids for i in micro], self.template.pad_id).to(self.device)
-            hidden = self.head.trunk(input_ids=ids, use_cache=False).last_hidden_state
-            last = torch.tensor([texts[i].length - 1 for i in micro], device=self.device)
-            rows |= dict(zip(micro, hidden[range(len(micro)), last].double().cpu().numpy(), strict=True))
+            forest = Forest.plant([texts[i] for i in micro])
+            hidden = self.head.trunk(forest)[forest.last().to(self.device)]
+            rows |= dict(zip(micro, hidden.double().cpu().numpy(), strict=True))
         return np.stack([rows[i] for i in range(len(texts))])
 
     @torch.no_grad()

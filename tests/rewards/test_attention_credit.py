@@ -28,11 +28,11 @@ def head(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> ScoreHea
 @torch.no_grad()
 def by_hand(head: ScoreHead, ids: list[int], start: int) -> list[float]:
     """softmax(q k / sqrt(d)) of the last layer, from its own projections and rotary positions, for the last token."""
-    states = head.trunk(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True).hidden_states
-    layer = head.trunk.layers[-1]
+    states = head.trunk.body(input_ids=torch.tensor([ids]), use_cache=False, output_hidden_states=True).hidden_states
+    layer = head.trunk.body.layers[-1]
     x = layer.input_layernorm(states[-2])
     q, k = (p(x).view(len(ids), 2, 16).transpose(0, 1) for p in (layer.self_attn.q_proj, layer.self_attn.k_proj))
-    cos, sin = head.trunk.rotary_emb(x, torch.arange(len(ids))[None])
+    cos, sin = head.trunk.body.rotary_emb(x, torch.arange(len(ids))[None])
 
     def turned(v: torch.Tensor) -> torch.Tensor:
         half = torch.cat([-v[..., 8:], v[..., :8]], -1)
