@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.errors import InputError
+from prefloop.quality.evidence import known_answer
 from prefloop.records import Messages
 from prefloop.snapshots.formats import prompt_of
 from prefloop.snapshots.rows import Reject, defect, read_rows
@@ -82,11 +83,30 @@ def _item(row: Mapping[str, Any], kind: str, overlap: int, most: int | None) -> 
         return Reject("completions", f"a {wanted} needs {low} to {high} completions, got {len(texts)}")
     if len(set(texts)) != len(texts):
         return Reject("identical", "two of its completions are the same text")
-    return _built(wanted, prompt, texts, overlap, most, row)
+    gold = _gold(wanted, row.get("gold"))
+    if isinstance(gold, Reject):
+        return gold
+    return _built(wanted, prompt, texts, overlap, most, gold, row)
+
+
+def _gold(kind: str, given: Any) -> dict[str, Any] | Reject | None:
+    """The right answer that a row brings along, which makes its question gold; None where it brings none."""
+    if given is None or given == "":
+        return None
+    said = {"true": True, "false": False}.get(given.lower(), given) if isinstance(given, str) else given
+    known = known_answer(kind, said, ()) if kind in ("comparison", "approval", "rating") else None
+    forms = "a, b or tie for a comparison, true or false for an approval; other kinds' gold comes through the API"
+    return known or Reject("gold", f"gold must be {forms}; got {given!r:.40} for a {kind}")
 
 
 def _built(
-    kind: str, prompt: Messages, texts: list[str], overlap: int, most: int | None, row: Mapping[str, Any]
+    kind: str,
+    prompt: Messages,
+    texts: list[str],
+    overlap: int,
+    most: int | None,
+    gold: dict[str, Any] | None,
+    row: Mapping[str, Any],
 ) -> Item:
     sensitive = row.get("sensitive")
     return Item(
@@ -96,6 +116,7 @@ def _built(
         overlap=overlap,
         most=most,
         sensitive=sensitive[:64] if isinstance(sensitive, str) and sensitive.strip() else None,
+        gold=gold,
         columns={"subset": row["subset"]} if isinstance(row.get("subset"), str) else {},
     )
 

@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 from prefloop.errors import InputError
 from prefloop.store.accounts import add_person
+from prefloop.store.asking import gold_answers
 from prefloop.store.consents import record_consent
 from prefloop.store.database import Store
 from prefloop.store.feedback import answers
@@ -132,6 +133,15 @@ def test_rows_that_are_none_are_explained(app: FastAPI, desk_store: Store, conte
     response = client.post("/lead/import", data=form, files={"file": ("rows.jsonl", content)})
     assert response.status_code == 422
     assert words in response.text
+
+
+def test_a_row_may_bring_the_right_answer(app: FastAPI, desk_store: Store) -> None:
+    client = browser(app, desk_store, person(desk_store, "lead", "lead"))
+    table = "prompt,completion_a,completion_b,gold\nOne?,x,y,b\nTwo?,x,y,\nThree?,x,y,TRUE\n"
+    response = client.post("/lead/import", data={"as": "questions", "kind": "auto", "pasted": table})
+    assert "2 of 3 rows are questions now" in response.text
+    assert "gold must be a, b or tie for a comparison" in response.text
+    assert list(gold_answers(desk_store).values()) == [{"choice": "b"}]
 
 
 def test_a_quiz_is_typed_as_text() -> None:
