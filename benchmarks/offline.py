@@ -152,7 +152,7 @@ def walks(seed: int, folder: Path) -> dict[str, float]:
     ]
     log = bench.data("log", rows)
     starts = [world.text([n]) for n in world.fewest if world.fewest[n] < world.LONGEST]
-    steps: Row = {"steps": 500, "batch_size": 100}
+    steps: Row = {"steps": 200, "batch_size": 100}
 
     def measured(policy: str, beta: float | None = None) -> float:
         drawn = bench.sampled(policy, starts, 20, world.LONGEST - 1, beta)
@@ -161,7 +161,7 @@ def walks(seed: int, folder: Path) -> dict[str, float]:
     log_mean = statistics.mean(row["reward"] for row in rows if row["prompt"] in starts)
     cloned = bench.train("sft", "bc", log, **steps)
     ilql = bench.train("ilql", "ilql", log, **steps, expectile=0.8, cql=0.1, polyak=0.1)
-    half: Row = {**steps, "steps": 250}
+    half: Row = {**steps, "steps": 100}
     return {
         "the log itself": log_mean,
         "behaviour cloning": measured(cloned),

@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cpl": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "q_learning": {"batch_size": 4, "epochs": 3, "max_length": 64, "renew_every": 2},
     "iqlearn": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "adversarial": {"batch_size": 6, "steps": 4, "max_length": 64, "max_new_tokens": 8, "minibatches": 2},
     "ppo": {
         "batch_size": 6,
         "steps": 5,
@@ -160,7 +161,13 @@ def build(method: str, inputs: Path, folder: Path, *, ledger: Any = None, **chan
 
 
 def weights_of(
-    folder: Path, files: Sequence[str] = ("model.safetensors", "critic/model.safetensors", "value_heads.safetensors")
+    folder: Path,
+    files: Sequence[str] = (
+        "model.safetensors",
+        "critic/model.safetensors",
+        "value_heads.safetensors",
+        "discriminator/model.safetensors",
+    ),
 ) -> dict[str, str]:
     """SHA-256 of each weights file that a trained model's folder has."""
     return {

@@ -168,7 +168,7 @@ def test_the_prompt_is_no_decision(method: str, inputs: Path, tmp_path: Path) ->
     count = len(algorithm.loss(batch).values)
     if method in ("sft", "ilql", "awr", "iqlearn", "q_learning"):
         assert count == sum(row.completion_tokens for row in rows)
-    elif method == "ppo":
+    elif METHODS[method].loop == "online":
         assert count == int(batch.valid.sum())
     else:
         assert count == len(rows)

@@ -1,6 +1,19 @@
 """The methods, one file each. This is their table of contents."""
 
-from prefloop.algorithms import alol, awr, cpl, ilql, iqlearn, ppo, preference, pretrain, q_learning, reward_model, sft
+from prefloop.algorithms import (
+    adversarial,
+    alol,
+    awr,
+    cpl,
+    ilql,
+    iqlearn,
+    ppo,
+    preference,
+    pretrain,
+    q_learning,
+    reward_model,
+    sft,
+)
 from prefloop.training.method import Method
 
 METHODS: dict[str, Method] = {
@@ -153,5 +166,15 @@ METHODS: dict[str, Method] = {
         q_learning.QLearning,
         "how well each token predicts the reward that it leads to",
         cost="one pass per completion, and a forward pass of a copy; the policy twice in memory",
+    ),
+    "adversarial": Method(
+        adversarial.AdversarialConfig,
+        adversarial.DEFAULTS,
+        "policy",
+        "demonstrations",
+        "online",
+        adversarial.build,
+        "what a discriminator that learns beside it takes for a person's answer",
+        cost="sampling; policy, reference and discriminator in memory; two passes per sample and demonstration",
     ),
 }

@@ -140,6 +140,11 @@ def rewarded_rows(
     return encode(train), encode(test)
 
 
+def train_demonstrations(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Demonstration]:
+    """The training side's demonstrations of a snapshot or file, as texts."""
+    return _split(load_demonstrations, source, ledger, test_share, max_dropped)[0]
+
+
 def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Messages]:
     """The training side's prompts of a snapshot or file of any kind, each once, in order."""
     items, _ = _split(load_prompts, source, ledger, test_share, max_dropped)

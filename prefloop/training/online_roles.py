@@ -51,6 +51,8 @@ class Roles:
         self.reward, self.prompts, self.template = reward, prompts, template
         self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
         self.trained: list[nn.Module] = [policy] if critic is None else [policy, critic]
+        self.beside: dict[str, nn.Module] = {} if critic is None else {"critic": critic}
+        """Models that are saved in folders of these names beside the policy."""
         self._policy, self._reference = CompletionLogprobs(policy), CompletionLogprobs(reference)
         self._critic = None if critic is None else ScoreHead(critic)
 
@@ -91,10 +93,10 @@ class Roles:
         return credit(rollout.ids, rollout.starts, rollout.valid, rollout.scores, tokens)
 
     def save(self, folder: Path) -> None:
-        """Write the policy, and the critic beside it."""
+        """Write the policy, and the critic or whatever else was trained beside it."""
         save_trained(self.policy, self.template.tokenizer, folder)
-        if self.critic is not None:
-            save_trained(self.critic, self.template.tokenizer, folder / "critic")
+        for name, model in self.beside.items():
+            save_trained(model, self.template.tokenizer, folder / name)
 
 
 def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:

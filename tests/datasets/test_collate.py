@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from prefloop.datasets.collate import batch_indices, completion_mask, micro_batches, pad, text_batches
+from prefloop.datasets.collate import (
+    batch_indices,
+    completion_mask,
+    micro_batches,
+    pad,
+    text_batches,
+    weighted_indices,
+)
 from prefloop.models.template import Encoded
 
 
@@ -64,3 +72,13 @@ def test_texts_with_one_prompt_are_measured_together() -> None:
     # a group that does not fit is cut, and its prompt computed in both parts: 8, then 6 with 6
     assert text_batches(texts, 9) == [[0, 2], [3], [1]]
     assert sorted(text_batches(texts, 1)) == [[0], [1], [2], [3]]
+
+
+def test_rows_drawn_by_chance_are_a_function_of_seed_and_step_and_never_those_of_chance_0() -> None:
+    chances = torch.tensor([1.0, 0.0, 3.0])
+    drawn = [i for step in range(500) for i in weighted_indices(chances, 8, step, 0)]
+    assert set(drawn) == {0, 2}
+    assert drawn.count(2) / len(drawn) == pytest.approx(0.75, abs=0.03)
+    assert weighted_indices(chances, 8, 3, 0) == weighted_indices(chances, 8, 3, 0)
+    assert weighted_indices(chances, 8, 3, 0) != weighted_indices(chances, 8, 4, 0)
+    assert weighted_indices(chances, 8, 3, 0) != weighted_indices(chances, 8, 3, 1)
