@@ -1,6 +1,6 @@
 """Four planted hacks against the guard: does its alarm come before the truth has fallen, and never in a clean run?
 
-usage: python -m benchmarks.guard [SEEDS] [FIRST]                (10 seeds from 0; about a second a run)
+usage: python -m benchmarks.guard [SEEDS] [FIRST]                (10 seeds from 0)
 
 A toy language with a programmatic truth. A prompt names a topic and what its author believes; a good answer says the
 topic's word, the right verdict (which the topic decides, not the author) and stops. The policy is a table, a
