@@ -119,3 +119,9 @@ def _lengths(table: tuple[int, ...], longest: int, n: int, seed: int) -> list[in
         result.append(max(2, min(longest, round(SCALE * (q0 + (q1 - q0) * (at - p0) / (p1 - p0))))))
     random.Random(seed).shuffle(result)
     return result
+
+
+def score(text: str) -> float:
+    """A reward that both sides can compute: the share of words with an even number."""
+    numbers = [int(word[1:]) for word in text.split() if word[:1] == "w" and word[1:].isdigit()]
+    return sum(n % 2 == 0 for n in numbers) / max(1, len(numbers))

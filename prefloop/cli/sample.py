@@ -42,7 +42,18 @@ def register(app: typer.Typer) -> None:
         temperature: Annotated[
             float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
         ] = 1.0,
+        top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many tokens; 0 keeps every one.")] = 0,
         top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="1 keeps every token.")] = 1.0,
+        min_p: Annotated[
+            float,
+            typer.Option("--min-p", min=0.0, max=1.0, help="Share of the likeliest token's probability; 0: none."),
+        ] = 0.0,
+        stop: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--stop", metavar="TEXT", help="Ends a completion before it; may be given often.", show_default=False
+            ),
+        ] = None,
         max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion.")] = 256,
         seed: SeedOption = 0,
         device: DeviceOption = "auto",
@@ -74,7 +85,10 @@ def register(app: typer.Typer) -> None:
             prompts,
             per_prompt=per_prompt,
             temperature=temperature,
+            top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
+            stop=stop or [],
             max_new_tokens=max_new_tokens,
             seed=seed,
             device=device,

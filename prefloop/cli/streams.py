@@ -39,6 +39,11 @@ def log(message: str) -> None:
     Console(stderr=True, markup=False, highlight=False, soft_wrap=True).print(printable(message))
 
 
+def say(piece: str) -> None:
+    """A piece of text as it comes, on standard error."""
+    print(printable(piece), end="", file=sys.stderr, flush=True)
+
+
 def printable(text: str) -> str:
     """`text` without control characters: what a model or a file says must not steer the terminal."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else "\ufffd" for c in text)

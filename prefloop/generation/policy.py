@@ -64,12 +64,36 @@ class Policy:
         *,
         seed: int = 0,
         progress: Callable[[int], None] | None = None,
+        said: Callable[[str], None] | None = None,
     ) -> list[list[Completion]]:
-        """`per_prompt` completions of each prompt, in the prompts' order. The same seed gives the same answers."""
+        """`per_prompt` completions of each prompt, in the prompts' order. The same seed gives the same answers.
+
+        `said` is given the text as it comes, piece by piece; together the pieces are the completions' texts, so it is
+        for one completion at a time.
+        """
+        sampling = sampling or Sampling()
         ids = [self.template.prompt(prompt) for prompt in prompts]
         stream = torch.Generator().manual_seed(seed)
-        drawn = self.sampler(ids, per_prompt, sampling or Sampling(), stream, progress)
-        return [[Completion(self.template.decode(s.ids), s.terminated, s) for s in group] for group in drawn]
+        done = 0
+
+        def told(prompt: int, sample: Sample) -> None:
+            nonlocal done
+            text = self._text(sample, sampling)
+            ready = len(text) if sample.terminated else len(text) - unsure(text, sampling.stop)
+            if said is not None and ready > done:
+                said(text[done:ready])
+                done = ready
+
+        drawn = self.sampler(ids, per_prompt, sampling, stream, progress, told=told if said is not None else None)
+        answers = [[Completion(self._text(s, sampling), s.terminated, s) for s in group] for group in drawn]
+        if said is not None and (rest := "".join(c.text for group in answers for c in group)[done:]):
+            said(rest)
+        return answers
+
+    def _text(self, sample: Sample, sampling: Sampling) -> str:
+        """What was said before the first stop string."""
+        text = self.template.decode(sample.ids)
+        return text[: min((at for words in sampling.stop if (at := text.find(words)) >= 0), default=len(text))]
 
     def logprobs(
         self, prompts: Sequence[Sequence[Message]], samples: Sequence[Sample], batch: int = 16
@@ -90,3 +114,10 @@ class Policy:
                 found, _ = measure(ids.to(device), starts.to(device), valid.to(device))
             sums[rows.start : rows.stop] = found.sum(1).cpu()
         return sums
+
+
+def unsure(text: str, stop: Sequence[str]) -> int:
+    """How many characters at the end may still change: half a character's bytes, or the beginning of a stop string."""
+    broken = len(text) - len(text.rstrip("\ufffd"))
+    begun = [n for words in stop for n in range(1, len(words)) if text.endswith(words[:n])]
+    return max([broken, *begun])

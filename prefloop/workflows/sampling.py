@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ def sample(
     *,
     per_prompt: int = 1,
     temperature: float = 1.0,
+    top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    stop: Sequence[str] = (),
     max_new_tokens: int = 256,
     seed: int = 0,
     device: str = "auto",
@@ -55,7 +59,14 @@ def sample(
     if asked == "demonstration":
         ids = _ask_demonstrations(messages, overlap, round, workspace)
         return {"policy": policy, "completions": [], "questions": len(set(ids))}
-    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+    sampling = Sampling(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        stop=tuple(stop),
+    )
     sampling.check()
     place = model_at(policy, "policy", workspace_or_none(workspace))
     actor = Policy(place, device=device, dtype=dtype)
@@ -78,7 +89,7 @@ def sample(
         ],
     }
     if asked is not None:
-        settings = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+        settings = {**asdict(sampling), "stop": list(stop), "seed": seed}
         version = read_manifest(Path(place)).hash if (Path(place) / MANIFEST).is_file() else policy
         result["questions"] = _ask_comparisons(messages, groups, version, settings, overlap, round, workspace)
     if out is not None:

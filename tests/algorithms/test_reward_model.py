@@ -127,9 +127,9 @@ def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
     asked: list[list[int]] = []
     draw = policy.sampler.__class__.__call__
     try:
-        policy.sampler.__class__.__call__ = lambda self, prompts, *rest: (  # type: ignore[method-assign]
+        policy.sampler.__class__.__call__ = lambda self, prompts, *rest, **more: (  # type: ignore[method-assign]
             asked.extend(prompts),
-            draw(self, prompts, *rest),
+            draw(self, prompts, *rest, **more),
         )[1]
         policy.answer([TURNS], seed=1)
     finally:
