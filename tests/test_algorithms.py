@@ -190,7 +190,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_name_the_rows(
         return loss
 
     monkeypatch.setattr(cls, "loss", poisoned)
-    with pytest.raises(RunError, match=r"the loss became nan in the (mini)?batch with '"):
+    with pytest.raises(RunError, match=r"the loss became nan in the (mini)?batch with ['\"]"):
         trained(method, inputs, tmp_path / "out", checkpoint_seconds=0)
     assert calls[0] == 3
     assert not (tmp_path / "out").exists()
