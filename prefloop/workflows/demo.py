@@ -59,22 +59,22 @@ PPO: dict[str, Any] = {
 }  # fmt: skip
 """With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
 an answer, too dear for an answer to something else that the reward model happens to like."""
-TRAINED = ("round1", "dpo", "round2")
+TRAINED = ("round1", "round2", "dpo")
 """What people choose from."""
-CHOSEN = {"round1": "the first round's", "dpo": "DPO's", "round2": "the second round's"}
+CHOSEN = {"round1": "the first round's", "round2": "the second round's", "dpo": "DPO's"}
 DPO: dict[str, Any] = {"lr": 7e-5, "epochs": 1, "batch_size": 32, "beta": 0.1, "max_length": 192, "warmup": 5}
 
 
 def demo(
     directory: str | Path | None = None, *, seed: int = 0, log: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
-    """The whole loop: demonstrations -> SFT -> comparisons -> reward model -> PPO, and again; DPO beside it.
+    """Demonstrations -> SFT -> comparisons -> reward model -> PPO, and round again; DPO on both rounds beside it.
 
     The policy that it ends with is the one that simulated people prefer on prompts set aside for that choice.
 
     Works in `directory` (default: `prefloop-demo`, or the first of `prefloop-demo-2`, ... that is free); an interrupted
     demo goes on when it is given its folder again. Every answer is a simulated person's, and marked so. Returns
-    `seconds`, `gold` {base, sft, round1, dpo, round2, policy}, `chosen` (which of them is the policy), `win_rate`
+    `seconds`, `gold` {base, sft, round1, round2, dpo, policy}, `chosen` (which of them is the policy), `win_rate`
     {value, low, high, n} and `win_rates` of all three, `reward_model` {accuracy, low, high, n, ece}, `kl`, `report`,
     `policy`, `policies` (paths), `shows` and `simulated`: True.
     """
@@ -124,9 +124,9 @@ def demo(
         train=PPO,
     )
     first = one_round(config, 1, sft, asked, place, stages, say)
-    dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, first["snapshot"], DPO)["artifact"])
     second = one_round(config, 2, first["policy"], asked, place, stages, say)
-    policies = {"base": str(BUILTIN), "sft": sft, "round1": first["policy"], "dpo": dpo, "round2": second["policy"]}
+    dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, second["snapshot"], DPO)["artifact"])
+    policies = {"base": str(BUILTIN), "sft": sft, "round1": first["policy"], "round2": second["policy"], "dpo": dpo}
     choice = stages.do("people choose the policy", lambda: _choose(policies, set_aside, seed))
     chosen = choice["chosen"]
     measured = stages.do("evaluation on fresh tasks", lambda: _measure(policies, chosen, seed, say))
