@@ -13,13 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import sampling
+from benchmarks.peers import pairs, sampling
 from benchmarks.peers.environments import PEERS, NotThere, interpreter
 
 Rows = Callable[[str, Path, str], list[dict[str, Any]]]
 """`rows(work, folder, dtype)`: the rows of one work; `folder` is empty and goes afterwards."""
 
-WORKS: dict[str, Rows] = {"sampling_hh": sampling.rows, "sampling_equal": sampling.rows}
+WORKS: dict[str, Rows] = {
+    "sampling_hh": sampling.rows,
+    "sampling_equal": sampling.rows,
+    **dict.fromkeys(pairs.WORKS, pairs.rows),
+}
 
 
 def main(works: list[str]) -> int:

@@ -25,6 +25,9 @@ from prefloop.models.template import Encoded
 
 ATTENTION = "prefloop_trees"
 """The name of our attention in the transformers library's table of them."""
+BLOCK = 128
+"""Tokens of one text that look back at once: with fewer, less is computed that none may see (measured on a processor:
+64 to 128 take three quarters of the time that all at once take)."""
 
 
 @dataclass(frozen=True)
@@ -246,10 +249,15 @@ def attend(
                 continue
             if i > 0:
                 k, v = torch.cat([trunk_k, k], 1), torch.cat([trunk_v, v], 1)
-            shape = (q.shape[1], k.shape[1], sliding_window)
-            if shape not in forest.masks:
-                forest.masks[shape] = _hidden(*shape, q.dtype, q.device)
-            seen.append(_causal(q, k, v, forest.masks[shape], scale, dropout, softcap).transpose(0, 1))
+            end = k.shape[1] - q.shape[1]
+            for block in q.split(BLOCK, dim=1):
+                start = 0 if sliding_window is None else max(0, end + 1 - sliding_window)
+                end += block.shape[1]
+                shape = (block.shape[1], end - start, sliding_window)
+                if shape not in forest.masks:
+                    forest.masks[shape] = _hidden(*shape, q.dtype, q.device)
+                looks = _causal(block, k[:, start:end], v[:, start:end], forest.masks[shape], scale, dropout, softcap)
+                seen.append(looks.transpose(0, 1))
     return torch.cat(seen)[None], None
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.datasets.collate import micro_batches, pad
+from prefloop.datasets.collate import text_batches
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_reward_model, load_tokenizer, positions_of
 from prefloop.models.template import Encoded, Template
@@ -63,8 +63,6 @@ class LearnedReward:
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         """Scores of encoded texts, in their order, on the CPU in float32."""
         result = torch.empty(len(texts))
-        for micro in micro_batches(range(len(texts)), lambda i: texts[i].length, self.budget):
-            ids = pad([texts[i].ids for i in micro], self.template.pad_id).to(self.device)
-            lengths = torch.tensor([texts[i].length for i in micro], device=self.device)
-            result[micro] = self.head.last(ids, lengths).float().cpu()
+        for micro in text_batches(texts, self.budget):
+            result[micro] = self.head.of([texts[i] for i in micro]).cpu()
         return result

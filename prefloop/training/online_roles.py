@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prefloop.datasets.collate import micro_batches
+from prefloop.datasets.collate import text_batches
 from prefloop.datasets.rows import train_prompts
 from prefloop.errors import InputError
 from prefloop.generation.sampler import Sampling
@@ -21,6 +21,7 @@ from prefloop.models.adapters import save_trained
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import load_policy, load_tokenizer
 from prefloop.models.template import Template
+from prefloop.models.trees import texts_of
 from prefloop.records import Messages
 from prefloop.rewards.attention_credit import Credit
 from prefloop.rewards.composition import Reward
@@ -72,8 +73,7 @@ class Roles:
         temperature = self.settings.temperature
         names = ["logprobs", "entropy", "reference", *(["values"] if self._critic else [])]
         results = torch.zeros(len(names), *rollout.valid.shape, device=rollout.ids.device)
-        lengths = rollout.lengths.tolist()
-        for micro in micro_batches(range(len(rollout)), lambda i: lengths[i], budget):
+        for micro in text_batches(texts_of(rollout.ids, rollout.starts, rollout.valid), budget):
             part = rollout.rows(micro)
             ids, starts, valid = part.ids, part.starts, part.valid
             logprobs, entropy = self._policy(ids, starts, valid, temperature, entropy=True)
