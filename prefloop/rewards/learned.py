@@ -53,7 +53,7 @@ class LearnedReward:
         """What the trunk makes of each text, (n, d): the state of its last token, from which the score is read."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         rows: dict[int, npt.NDArray[np.float64]] = {}
-        for micro in micro_batches(range(len(texts)), lambda i: texts[i].length, self.budget):
+        for micro in text_batches(texts, self.budget):
             forest = Forest.plant([texts[i] for i in micro])
             hidden = self.head.trunk(forest)[forest.last().to(self.device)]
             rows |= dict(zip(micro, hidden.double().cpu().numpy(), strict=True))
