@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from prefloop.workflows.quality import measure_quality, rule_on
     from prefloop.workflows.report import report
+    from prefloop.workflows.rewards import average, label_what_is_sure
     from prefloop.workflows.runs import runs
     from prefloop.workflows.sampling import sample
     from prefloop.workflows.serving_app import serve
@@ -47,6 +48,8 @@ _HOME = {
     "rule_on": "quality",
     "snapshot": "data",
     "report": "report",
+    "average": "rewards",
+    "label_what_is_sure": "rewards",
     "lineage": "lineage",
     "runs": "runs",
     "doctor": "doctor",
@@ -89,6 +92,8 @@ __all__ = [
     "compare",
     "sweep",
     "report",
+    "average",
+    "label_what_is_sure",
     "lineage",
     "chat",
     "runs",

@@ -89,6 +89,21 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Feedback:
+    """What somebody said, in any of the ways there are, about completions of one prompt."""
+
+    kind: QuestionKind
+    prompt: Messages
+    completions: list[str]
+    """What was judged; of a demonstration, what was written."""
+    value: dict[str, Any]
+    """An answer's value (store.values), a ranking's order by the places of the completions. Of a comparison, the
+    consensus: `label`, and where known `ties` (their share), `margin`, `strength`."""
+    weight: float = 1.0
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Demonstration:
     """A prompt and the answer that a person wrote for it."""
 
@@ -124,6 +139,13 @@ EXPECTED_DROPS = frozenset(
         "no answer",
         "no advantage",
         "filtered out",
+        "other kind",
+        "adjudicated",
+        "a machine's beside people's",
+        "all tied",
+        "unchanged",
+        "spans only",
+        "nothing to compare with",
     }
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""

@@ -1,36 +1,57 @@
-"""A reward model: one score per answer, such that people's choices are likely. Bradley, Terry 1952; Ziegler et al. 2019
+"""A reward model: one score per answer, such that what people said is likely. Bradley, Terry 1952; Ziegler et al. 2019
 
-The offline loop with comparisons for rows; the loss is -log sigmoid(score of chosen - score of rejected). Afterwards
-gain and bias are set so that the scores of the sampled completions have mean 0 and std 1.
+The offline loop over feedback of any kind. Each kind has its likelihood given the scores (functional/feedback.py), and
+its few thresholds are trained along: comparisons, with Davidson's ties; rankings, best-of-K, edits and demonstrations
+as Plackett-Luce's choices; ratings as an ordinal logit; approvals and flags as a logistic. Afterwards gain and bias are
+set so that the scores of the sampled completions have mean 0 and std 1, and a temperature is fitted to held-out pairs.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, NonNegativeInt
-from torch import Tensor
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
 
 from prefloop.artifacts.files import write_json
 from prefloop.datasets.collate import micro_batches
-from prefloop.datasets.rows import PairRow, comparison_rows
-from prefloop.functional.preference import bradley_terry
+from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated, feedback_rows, sample_groups
+from prefloop.functional.calibration import temperature
+from prefloop.functional.feedback import (
+    MARGINS,
+    all_pairs,
+    comparison_logprobs,
+    cross_entropy,
+    difference_spread,
+    plackett_luce,
+)
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
-from prefloop.models.heads import ScoreHead
-from prefloop.models.load import load_tokenizer
+from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE_KEY, Answers, Heads
+from prefloop.models.heads import ScoreHead, base_of
+from prefloop.models.load import BIAS_KEY, load_tokenizer
 from prefloop.models.template import Encoded, Template
+from prefloop.records import QUESTION_KINDS
+from prefloop.settings import check_choice
+from prefloop.training.meta import MetaSettings, ascended
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.roles import longest_row, trained_reward_model
-from prefloop.training.run import Run
+from prefloop.training.run import Run, Share, generator
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
+LEVELS = 5
+"""Of a rating."""
+ENOUGH_PAIRS = 30
+"""Held-out pairs from which on a temperature is fitted to them; with fewer it stays the training's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,73 +60,319 @@ class RewardModelConfig:
 
     center: NonNegativeFloat = 0.0
     """Weight of (score of chosen + score of rejected)^2, which keeps the scores near 0; 0.01 is usual when used."""
-    margin: bool = False
-    """Subtract the row's `margin` column inside the loss (Llama 2): clear preferences must win by more."""
+    margin: bool | Literal["small", "large"] = False
+    """Clear preferences must win by more (Llama 2): true subtracts the row's `margin` column, small (up to 1) and large
+    (up to 3) a margin that grows with the `strength` that people stated."""
+    ties: Literal["half", "davidson"] = "davidson"
+    """A tie is half a win for each side, or an answer of its own, whose frequency is fitted (Davidson)."""
+    rankings: Literal["plackett_luce", "pairs"] = "plackett_luce"
+    """A ranking is a row of choices, or the mean of its pairs (InstructGPT); either way one element of a batch."""
+    label_noise: Share = 0.0
+    """Share of the answers that are supposed to be given blindly; 0.1 is usual when used."""
+    kinds: dict[str, PositiveFloat] = field(default_factory=dict)
+    """Weight of each kind of feedback in the loss, 1 where not named: `{rating: 0.5}`."""
+    criteria: list[str] = field(default_factory=list)
+    """Criteria that get a score of their own, a head on the same trunk; ratings and comparisons of others are about
+    the score itself."""
+    members: PositiveInt = 1
+    """Heads that form an ensemble: each is drawn anew and sees a bootstrap of the rows; their mean is the score."""
+    meta: MetaSettings | None = None
+    """Take each step so that the policy's own new completions can still be told apart (MetaRM)."""
     normalise: NonNegativeInt = 512
-    """Completions of training pairs on which gain and bias are set to mean 0, std 1; 0 leaves the scores raw."""
+    """Completions of training rows on which gain and bias are set to mean 0, std 1; 0 leaves the scores raw."""
 
 
 class RewardModel:
-    """Rows are pairs; the loss has one value per pair."""
+    """Rows are feedback about the completions of one prompt; the loss has one value per row."""
 
     name = "reward_model"
 
     def __init__(self, config: RewardModelConfig, run: Run, inputs: Inputs) -> None:
         s = run.settings
         self.config, self.settings, self.device = config, s, pick_device(s.device)
+        for kind in config.kinds:
+            check_choice("kinds", kind, QUESTION_KINDS)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
         assert inputs.data is not None
         longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = comparison_rows(
-            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
+        self.train_rows, self.eval_rows = feedback_rows(
+            [inputs.data, *inputs.more],
+            self.template,
+            longest,
+            inputs.ledger,
+            test_share=s.test_share,
+            max_dropped=s.max_dropped,
         )
-        self.model = trained_reward_model(inputs.policy, s, self.template.pad_id)
-        self.head = ScoreHead(self.model, run.log)
+        scorer = trained_reward_model(inputs.policy, s, self.template.pad_id)
+        self.head = ScoreHead(scorer, run.log)
+        stored = base_of(scorer).config
+        names = [f"{MEMBER}{m}" for m in range(config.members)] if config.members > 1 else []
+        self.members = range(len(names))
+        self.heads = Heads(
+            [*names, *config.criteria], stored.get_text_config().hidden_size, s.seed, getattr(stored, HEADS_KEY, None)
+        )
+        self.answers = Answers(*_said_so_far(self.train_rows, config.ties == "davidson"))
+        for part in (self.heads, self.answers):
+            part.to(self.device)
+        self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
+        if names:
+            base_of(scorer).score.requires_grad_(False)  # it becomes the mean of the members
+        self.samples: list[tuple[Encoded, ...]] = []
+        if config.meta is not None:
+            file = Path(config.meta.samples)
+            self.samples = sample_groups(file if file.is_file() else inputs.base / file, self.template, longest)
 
-    def length(self, row: PairRow) -> int:
+    def length(self, row: FeedbackRow) -> int:
         return row.length
 
-    def weight(self, row: PairRow) -> float:
-        return row.weight
+    def weight(self, row: FeedbackRow) -> float:
+        return row.weight * self.config.kinds.get(row.kind, 1.0)
 
-    def identity(self, row: PairRow) -> str:
+    def identity(self, row: FeedbackRow) -> str:
         return row.identity
 
-    def loss(self, rows: Sequence[PairRow]) -> Loss:
-        """One value per pair, in nats; accuracy counts the pairs that people did not call a tie."""
-        chosen, rejected = self.scores([r.chosen for r in rows] + [r.rejected for r in rows]).chunk(2)
-        label, margin, weight = (
-            torch.tensor([getattr(r, name) for r in rows], device=chosen.device)
-            for name in ("label", "margin", "weight")
-        )
-        values = bradley_terry(chosen - rejected, label, margin if self.config.margin else 0.0)
-        values = values + self.config.center * (chosen + rejected).square()
-        right = (label != 0.5).float().where(label == 0.5, ((chosen > rejected) == (label > 0.5)).float())
-        metrics = {
-            "rewards/accuracies": right.where(label != 0.5, torch.full_like(right, 0.5)),
-            "rewards/margins": (chosen - rejected).detach(),
-            "rewards/chosen": chosen.detach(),
-            "rewards/rejected": rejected.detach(),
-        }
-        return Loss(values, weight, metrics)
+    def loss(self, rows: Sequence[FeedbackRow]) -> Loss:
+        """One value per row, in nats; accuracy counts the pairs that people did not call a tie."""
+        scores = self.scores([text for row in rows for text in row.texts])
+        at = torch.tensor([0, *(len(row.texts) for row in rows)]).cumsum(0).tolist()
+        mine = [scores[start:end] for start, end in itertools.pairwise(at)]
+        values = torch.zeros(len(rows), device=scores.device)
+        metrics: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
+        weights = torch.tensor([self.weight(row) for row in rows], device=scores.device)
+        for said, likelihood in (
+            (Compared, self._compared),
+            (Ranked, self._ranked),
+            (Rated, self._rated),
+            (Judged, self._judged),
+        ):
+            places = [i for i, row in enumerate(rows) if isinstance(row.said, said)]
+            if places:
+                here = torch.tensor(places, device=scores.device)
+                found, logged = likelihood([rows[i] for i in places], [mine[i] for i in places])
+                values = values.index_put((here,), found)
+                metrics |= {name: (value, weights[here]) for name, value in logged.items()}
+        kinds = [row.kind for row in rows]
+        if len({row.kind for row in self.train_rows}) > 1:
+            for kind in sorted(set(kinds)):
+                here = torch.tensor([k == kind for k in kinds], device=scores.device)
+                metrics[f"loss/{kind}"] = (values[here].detach(), weights[here])
+        return Loss(values, weights, metrics)
 
-    def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
-        """Scores of encoded texts, in one forward pass."""
-        return self.head.of(texts)
+    def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n heads"]:
+        """The scores of encoded texts, in one forward pass: the main one, then those of the further heads."""
+        states = self.head.states(texts)
+        further = self.heads(states)
+        main = further[:, list(self.members)].mean(dim=1) if self.members else self.head.score(states)
+        return torch.cat([main[:, None], further], dim=1)
+
+    def shifted(self, step: int) -> AbstractContextManager[None]:
+        """Inside, the weights stand where the policy's own completions are told apart a little better."""
+        meta = self.config.meta
+        if meta is None or meta.eta == 0.0:
+            return nullcontext()
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        order = torch.randperm(len(self.samples), generator=generator(self.settings.seed, "meta", step)).tolist()
+        picked = [self.samples[i][: meta.completions] for i in order[: meta.prompts]]
+        return ascended(parameters, lambda: self._towards_spread(picked, parameters), meta.eta)
+
+    def _towards_spread(self, groups: Sequence[Sequence[Encoded]], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The gradient of the mean over prompts of J (MetaRM)."""
+        total = [torch.zeros_like(p) for p in parameters]
+        for group in groups:
+            spread = difference_spread(self.scores(group)[None, :, 0]).sum() / len(groups)
+            found = torch.autograd.grad(spread, list(parameters), allow_unused=True)
+            for one, gradient in zip(total, found, strict=True):
+                if gradient is not None:
+                    one += gradient
+        return total
 
     def save(self, folder: Path) -> None:
-        """Normalise, then write the model with its head's gain folded in and the bias in its config."""
-        gain, bias = self._normalise() if self.config.normalise else (1.0, 0.0)
-        save_trained(self.model, self.tokenizer, folder)
+        """Normalise and calibrate, then write the model with its head's gain folded in, the rest in its config."""
+        self.model.eval()
+        base = base_of(self.model["scorer"])
+        if self.members:
+            with torch.no_grad():
+                base.score.weight.copy_(self.heads.weight[list(self.members)].mean(0, keepdim=True))
+            setattr(base.config, BIAS_KEY, float(self.heads.bias[list(self.members)].mean()))
+        moved = self._normalise() if self.config.normalise else {}
+        gain, bias = moved.get("", (1.0, 0.0))
+        pairs = [row for row in self.eval_rows if isinstance(row.said, Compared) and row.said.label != 0.5]
+        pairs = [row for row in pairs if row.criterion not in self.config.criteria]
+        fitted = len(pairs) >= ENOUGH_PAIRS
+        heat = self._temperature(pairs) if fitted else gain
+        setattr(base.config, TEMPERATURE_KEY, heat)
+        by_criterion = {name: moved[name] for name in self.config.criteria if moved}
+        setattr(base.config, ANSWERS_KEY, self.answers.as_config(by_criterion, (gain, bias)))
+        if self.heads.names:
+            setattr(base.config, HEADS_KEY, self.heads.as_config())
+        save_trained(self.model["scorer"], self.tokenizer, folder)
         write_json(folder / "normalisation.json", {"gain": gain, "bias": bias, "completions": self.config.normalise})
+        write_json(folder / "calibration.json", {"temperature": heat, "held_out_pairs": len(pairs) if fitted else 0})
+
+    # --- one likelihood per kind: (one value per row, what to log) -------------------------------------------------
+
+    def _compared(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, rejected = (self._about(rows, [s[side] for s in scores]) for side in (0, 1))
+        said: list[Compared] = [row.said for row in rows if isinstance(row.said, Compared)]
+        label, ties, margin, strength = (
+            torch.tensor([getattr(one, name) for one in said], device=chosen.device)
+            for name in ("label", "ties", "margin", "strength")
+        )
+        if isinstance(self.config.margin, str):
+            margin = MARGINS[self.config.margin] * strength
+        difference = chosen - rejected - margin[:, None] * bool(self.config.margin)
+        log_ties = self.answers.log_ties
+        ties = ties * (log_ties is not None)
+        shares = torch.stack([label - ties / 2, 1 - label - ties / 2, ties], dim=1)[:, : 2 if log_ties is None else 3]
+        each = [
+            cross_entropy(comparison_logprobs(one, log_ties), shares, self.config.label_noise)
+            + self.config.center * total.square()
+            for one, total in zip(difference.unbind(1), (chosen + rejected).unbind(1), strict=True)
+        ]
+        return self._together(rows, torch.stack(each, dim=1)), _preferences(chosen.mean(1), rejected.mean(1), label)
+
+    def _ranked(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        most = max(len(row.texts) for row in rows)
+        padded = torch.stack([nn.functional.pad(s, (0, 0, 0, most - len(s))) for s in scores])
+        said = [row.said.ranks for row in rows if isinstance(row.said, Ranked)]
+        ranks = torch.tensor([[*one, *[0] * (most - len(one))] for one in said], device=padded.device)
+        valid = ranks > 0
+        likelihood = plackett_luce if self.config.rankings == "plackett_luce" else all_pairs
+        each = [
+            likelihood(one, ranks.float(), valid, self.config.label_noise)
+            + self.config.center * (2 * (one * valid).sum(1) / valid.sum(1)).square()
+            for one in (padded[..., c] for c in self._columns)
+        ]
+        main = padded[..., 0].detach()
+        better = (ranks[:, :, None] < ranks[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+        right = ((main[:, :, None] > main[:, None, :]) & better).sum((1, 2)) / better.sum((1, 2))
+        return self._together(rows, torch.stack(each, dim=1)), {"rewards/ranking_accuracies": right}
+
+    def _rated(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = []
+        for row, one in zip(rows, scores, strict=True):
+            assert isinstance(row.said, Rated)
+            total = one.new_zeros(len(self._columns))
+            for criterion, level in row.said.scores.items():
+                about = self._of_criterion(one[0], criterion)
+                said = nn.functional.one_hot(torch.tensor(level - 1, device=one.device), LEVELS).float()
+                logprobs = self.answers.logprobs(f"rating:{criterion}", about)
+                total = total + cross_entropy(logprobs, said.expand(len(about), -1), self.config.label_noise)
+            losses.append(total)
+        return self._together(rows, torch.stack(losses)), {}
+
+    def _judged(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        main = self._about(rows, [s[0] for s in scores])
+        good = torch.tensor([row.said.good for row in rows if isinstance(row.said, Judged)], device=main.device)
+        said = nn.functional.one_hot(good.long(), 2).float()
+        losses, right = torch.zeros_like(main), torch.zeros_like(main[:, 0])
+        for kind in sorted({row.kind for row in rows}):
+            here = torch.tensor([row.kind == kind for row in rows], device=main.device)
+            for column in range(main.shape[1]):
+                logprobs = self.answers.logprobs(kind, main[here, column])
+                losses[here, column] = cross_entropy(logprobs, said[here], self.config.label_noise)
+            logprobs = self.answers.logprobs(kind, main[here].mean(1)).detach()
+            right[here] = ((logprobs[:, 1] > logprobs[:, 0]) == good[here]).float()
+        return self._together(rows, losses), {"rewards/approval_accuracies": right}
+
+    # --- which score a row is about ---------------------------------------------------------------------------------
+
+    @property
+    def _columns(self) -> list[int]:
+        """Columns of `scores` that the main score is learned through: itself, or the members."""
+        return [1 + m for m in self.members] or [0]
+
+    def _about(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> Float[Tensor, "n columns"]:
+        """The scores that each row is about: the main one's columns, or its criterion's."""
+        return torch.stack([self._of_criterion(s, row.criterion) for row, s in zip(rows, scores, strict=True)])
+
+    def _of_criterion(self, scores: Float[Tensor, "heads"], criterion: str | None) -> Float[Tensor, "columns"]:
+        if criterion in self.config.criteria:
+            return scores[1 + self.heads.names.index(criterion)].expand(len(self._columns))
+        return scores[self._columns]
+
+    def _together(self, rows: Sequence[FeedbackRow], each: Float[Tensor, "n columns"]) -> Float[Tensor, "n"]:
+        """Mean over the members, each at the number of times that its bootstrap drew the row: Poisson with mean 1."""
+        if not self.members:
+            return each[:, 0]
+        if not self.model.training:
+            return each.mean(dim=1)
+        ones, seed = torch.ones(len(self.members)), self.settings.seed
+        drawn = torch.stack([torch.poisson(ones, generator(seed, "bootstrap", row.key)) for row in rows])
+        return (each * drawn.to(each.device)).mean(dim=1)
+
+    # --- afterwards -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _normalise(self) -> tuple[float, float]:
-        self.model.eval()
-        sample = self.train_rows[: self.config.normalise // 2]
-        parts = [
-            self.scores([r.chosen for r in micro] + [r.rejected for r in micro])
-            for micro in micro_batches(sample, self.length, self.settings.micro_batch_tokens)
-        ]
-        return self.head.normalise(torch.cat(parts))
+    def _normalise(self) -> dict[str, tuple[float, float]]:
+        """Mean 0 and std 1 on the first `normalise` completions; the members as their mean, each criterion by itself.
+
+        Returns (gain, bias) of the score under "" and of each criterion.
+        """
+        sample, taken = [], 0
+        for row in self.train_rows:
+            if taken < self.config.normalise:
+                sample.append(row)
+                taken += len(row.texts)
+        scores = self._all_scores(sample)
+        before = self.head.bias
+        gain, bias = self.head.normalise(scores[:, 0])
+        self.heads.scale(list(self.members), gain, bias - gain * before)
+        moved = {"": (gain, bias - gain * before)}
+        for place, name in list(enumerate(self.heads.names))[len(self.members) :]:
+            own = scores[:, 1 + place].double()
+            std = float(own.std(correction=0))
+            factor = 1 / std if std > 1e-6 else 1.0
+            moved[name] = (factor, -factor * float(own.mean()))
+            self.heads.scale([place], *moved[name])
+        return moved
+
+    @torch.no_grad()
+    def _temperature(self, pairs: Sequence[FeedbackRow]) -> float:
+        """Fitted to held-out pairs, with their soft labels."""
+        scores = self._all_scores(pairs)[:, 0].view(-1, 2)
+        labels = torch.tensor([row.said.label for row in pairs if isinstance(row.said, Compared)])
+        return temperature(scores[:, 0] - scores[:, 1], labels)
+
+    def _all_scores(self, rows: Sequence[FeedbackRow]) -> Float[Tensor, "n heads"]:
+        """Scores of all texts of `rows`, in their order, on the CPU."""
+        result: list[Tensor] = [torch.empty(0)] * len(rows)
+        for micro in micro_batches(range(len(rows)), lambda i: rows[i].length, self.settings.micro_batch_tokens):
+            scores = self.scores([text for i in micro for text in rows[i].texts]).float().cpu()
+            for i, part in zip(micro, scores.split([len(rows[i].texts) for i in micro]), strict=True):
+                result[i] = part
+        return torch.cat(result)
+
+
+def _preferences(
+    chosen: Float[Tensor, "n"], rejected: Float[Tensor, "n"], label: Float[Tensor, "n"]
+) -> dict[str, Tensor]:
+    """TRL's metrics of pairs; a tie counts half."""
+    chosen, rejected = chosen.detach(), rejected.detach()
+    right = ((chosen > rejected) == (label > 0.5)).float()
+    return {
+        "rewards/accuracies": right.where(label != 0.5, torch.full_like(right, 0.5)),
+        "rewards/margins": chosen - rejected,
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+    }
+
+
+def _said_so_far(rows: Sequence[FeedbackRow], davidson: bool) -> tuple[dict[str, list[float]], float]:
+    """How often each level of each question was said, and the share of ties."""
+    levels: dict[str, Counter[int]] = {}
+    ties = total = 0.0
+    for row in rows:
+        if isinstance(row.said, Rated):
+            for criterion, level in row.said.scores.items():
+                levels.setdefault(f"rating:{criterion}", Counter())[level - 1] += 1
+        elif isinstance(row.said, Judged):
+            levels.setdefault(row.kind, Counter())[int(row.said.good)] += 1
+        elif isinstance(row.said, Compared):
+            ties, total = ties + row.weight * row.said.ties, total + row.weight
+    counts = {
+        name: [float(count[level]) for level in range(LEVELS if name.startswith("rating:") else 2)]
+        for name, count in levels.items()
+    }
+    return counts, ties / total if davidson and total else 0.0

@@ -275,21 +275,27 @@ def reward_model(d: Data) -> dict[str, Any] | None:
     ]
     length = _mapping(value.get("length"))
     compared.append(_row("Always the longer one", length.get("longer_wins"), "base", 0.5))
+    ceilings = _mapping(value.get("slice_ceilings"))
     slices = [
-        _row(name, share, "policy", 0.5)
-        for column in _mapping(value.get("slices")).values()
-        for name, share in _mapping(column).items()
+        row | {"people": figure(_mapping(ceilings.get(column)).get(name)), "column": _heading(column)}
+        for column, shares in _mapping(value.get("slices")).items()
+        for name, share in _mapping(shares).items()
+        if (row := _row(name, share, "policy", 0.5))
     ]
     bins = [row for row in map(_mapping, _list(value.get("reliability"))) if _is_a_bin(row)]
     ece, expected = measured(value.get("ece")), measured(value.get("expected_ece"))
     return {
         "rows": [row for row in compared if row],
         "ceiling_source": words(ceiling.get("source")),
-        "slices": [row for row in slices if row],
+        "slices": slices,
         "ece": ece,
         "expected": expected,
         "by_chance": _within_chance(ece, measured(value.get("expected_ece_high"))),
+        "expected_high": measured(value.get("expected_ece_high")),
         "temperature": measured(value.get("temperature")),
+        "stored_temperature": measured(value.get("stored_temperature")),
+        "mistakes": [_mistake(one) for one in map(_mapping, _list(value.get("mistakes"))) if one],
+        "features": _features(_mapping(value.get("features"))),
         "prefers_longer": measured(length.get("model_prefers_longer")),
         "n": sum(int(row["n"]) for row in bins),
         "chart": charts.reliability_chart(
@@ -303,6 +309,37 @@ def reward_model(d: Data) -> dict[str, Any] | None:
         if bins
         else None,
     }
+
+
+def _mistake(one: Data) -> dict[str, Any]:
+    about = _mapping(one.get("columns"))
+    return {
+        "prompt": words(one.get("prompt")),
+        "better": words(one.get("better")),
+        "worse": words(one.get("worse")),
+        "confidence": percent(measured(one.get("confidence"))),
+        "label": percent(measured(one.get("label"))),
+        "about": ", ".join(f"{name} {words(v)}" for name, v in about.items() if words(v) and name != "question"),
+    }
+
+
+def _features(found: Data) -> list[dict[str, Any]]:
+    """Coefficients of people and of the model, those that people follow most first."""
+    rows = []
+    for name, who in found.items():
+        sides = {key: _coefficient(_mapping(_mapping(who).get(key))) for key in ("people", "model")}
+        if all(sides.values()):
+            rows.append({"name": name, **sides})
+    return sorted(rows, key=lambda row: -abs(row["people"]["value"]))
+
+
+def _coefficient(one: Data) -> dict[str, Any] | None:
+    value, low, high = (measured(one.get(key)) for key in ("value", "low", "high"))
+    if value is None:
+        return None
+    interval = "" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+    clear = low is not None and high is not None and (low > 0 or high < 0)
+    return {"value": value, "shown": f"{value:+.2f}", "interval": interval, "clear": clear}
 
 
 def training(d: Data) -> list[dict[str, Any]]:

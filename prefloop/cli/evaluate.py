@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,6 +58,15 @@ def register(app: typer.Typer) -> None:
         ] = None,
         max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion.")] = 128,
         temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="Of both policies.")] = 1.0,
+        report: Annotated[
+            Path | None,
+            typer.Option(
+                "--report",
+                metavar="FILE",
+                help="Where the page about a reward model goes.",
+                show_default="in a workspace beside the result, else MODEL-report.html",
+            ),
+        ] = None,
         limit: Annotated[
             int | None, typer.Option("--limit", min=1, help="Only the first so many prompts.", show_default=False)
         ] = None,
@@ -73,6 +83,10 @@ def register(app: typer.Typer) -> None:
 
         if (comparisons is None) == (against is None):
             raise InputError("evaluate needs either --comparisons FILE (a reward model) or --against POLICY (a policy)")
+        from prefloop.workflows.places import workspace_or_none
+
+        if report is None and comparisons is not None and workspace_or_none(workspace) is None:
+            report = Path(f"{Path(model).name}-report.html")
         result = prefloop.evaluate(
             model,
             comparisons=comparisons,
@@ -86,6 +100,9 @@ def register(app: typer.Typer) -> None:
             device=device,
             dtype=dtype,
             workspace=workspace,
+            report=report,
             log=log,
         )
-        return Answer(result, lambda console: console.print(facts(result)))
+        long = ("reliability", "slices", "slice_ceilings", "mistakes", "features")
+        short = {name: value for name, value in result.items() if name not in long}
+        return Answer(result, lambda console: console.print(facts(short)))

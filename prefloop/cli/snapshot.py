@@ -16,7 +16,12 @@ def register(app: typer.Typer) -> None:
     @verb(app, "snapshot", "prefloop snapshot --as comparisons --name hh")
     def snapshot(
         kind: Annotated[
-            str, typer.Option("--as", metavar="KIND", help="comparisons or demonstrations.")
+            str,
+            typer.Option(
+                "--as",
+                metavar="KIND",
+                help="comparisons, rankings, ratings, approvals, edits, flags, demonstrations; feedback: all of them.",
+            ),
         ] = "comparisons",
         name: Annotated[
             str | None, typer.Option("--name", help="Its name; otherwise the kind.", show_default=False)

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         "train",
         "prefloop train sft runs/hh_sft.yaml",
         "prefloop train dpo --data pairs.jsonl --policy builtin --out my-policy --set lr=1e-5 --set beta=0.2",
+        "prefloop train reward_model --data comparisons.jsonl --data ratings.jsonl --out my-reward-model",
         "prefloop train ppo runs/hh_ppo.yaml --resume",
         "prefloop train dpo --data pairs.jsonl --sweep beta=0.03,0.1,0.3 --reward my-reward-model --out betas",
     )
@@ -35,11 +36,11 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="RUN.yaml", help="Settings; its paths are relative to it.", show_default=False),
         ] = None,
         data: Annotated[
-            str | None,
+            list[str] | None,
             typer.Option(
                 "--data",
                 metavar="NAME|HASH|FILE",
-                help="A snapshot or a file. Without it: the newest snapshot that fits.",
+                help="A snapshot or a file; for reward_model also several. Without it: the newest snapshot that fits.",
                 show_default=False,
             ),
         ] = None,
@@ -102,7 +103,7 @@ def register(app: typer.Typer) -> None:
         if method is None:
             raise InputError("which method? for example: prefloop train sft; prefloop train --list shows all")
         given: dict[str, Any] = {
-            "data": data,
+            "data": data[0] if data is not None and len(data) == 1 else data,
             "policy": policy,
             "out": out,
             "overrides": overrides or [],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from prefloop.models.template import Encoded, Template
 from prefloop.models.trees import tokens_of
-from prefloop.records import Comparison, Demonstration, Ledger, Messages, Rewarded, prompt_id, split_of
+from prefloop.records import Comparison, Demonstration, Feedback, Ledger, Messages, Rewarded, prompt_id, split_of
 from prefloop.snapshots.formats import (
     load_comparisons,
     load_demonstrations,
@@ -20,7 +20,7 @@ from prefloop.snapshots.formats import (
 )
 from prefloop.snapshots.rows import Reject, read_rows
 
-Item = TypeVar("Item", Comparison, Demonstration, Messages, Rewarded)
+Item = TypeVar("Item", Comparison, Demonstration, Feedback, Messages, Rewarded)
 Row = TypeVar("Row")
 
 
@@ -67,11 +67,11 @@ def encode_demonstration(
 ) -> TextRow | None:
     """One demonstration as a row, or None when nothing of its completion is left."""
     text = template.encode(item.prompt, item.completion, max_length)
-    _note(ledger, text)
+    note_cuts(ledger, text)
     if text.length == text.prompt_length or not item.completion.strip():
         ledger.drop("fully masked")
         return None
-    return TextRow(text, item.weight, _identity(item.prompt))
+    return TextRow(text, item.weight, name_of(item.prompt))
 
 
 def encode_comparison(item: Comparison, template: Template, max_length: int, ledger: Ledger) -> PairRow | None:
@@ -84,32 +84,29 @@ def encode_comparison(item: Comparison, template: Template, max_length: int, led
     if min(chosen.completion_length, rejected.completion_length) == 0:
         ledger.drop("fully masked")
         return None
-    _note(ledger, chosen, rejected)
+    note_cuts(ledger, chosen, rejected)
     if item.label == 0.5:
         ledger.note("tie")
-    if item.columns.get("implicit_prompt"):
-        ledger.note("prompt guessed from the shared beginning")
-    if item.columns.get("tools"):
-        ledger.note("tools ignored")
-    return PairRow(chosen, rejected, item.label, item.weight, item.margin or 0.0, _identity(item.prompt))
+    note_columns(ledger, item.columns)
+    return PairRow(chosen, rejected, item.label, item.weight, item.margin or 0.0, name_of(item.prompt))
 
 
 def demonstration_rows(
     source: Path, template: Template, max_length: int, ledger: Ledger, *, test_share: float, max_dropped: float
 ) -> tuple[list[TextRow], list[TextRow]]:
     """(train rows, held-out rows) of a snapshot or file; chosen completions serve as demonstrations."""
-    train, test = _split(load_demonstrations, source, ledger, test_share, max_dropped)
+    train, test = split_rows(load_demonstrations, source, ledger, test_share, max_dropped)
     encoded = [[encode_demonstration(item, template, max_length, ledger) for item in side] for side in (train, test)]
-    return _kept(encoded[0]), _kept(encoded[1])
+    return kept(encoded[0]), kept(encoded[1])
 
 
 def comparison_rows(
     source: Path, template: Template, max_length: int, ledger: Ledger, *, test_share: float, max_dropped: float
 ) -> tuple[list[PairRow], list[PairRow]]:
     """(train rows, held-out rows) of a snapshot or file of comparisons."""
-    train, test = _split(load_comparisons, source, ledger, test_share, max_dropped)
+    train, test = split_rows(load_comparisons, source, ledger, test_share, max_dropped)
     encoded = [[encode_comparison(item, template, max_length, ledger) for item in side] for side in (train, test)]
-    return _kept(encoded[0]), _kept(encoded[1])
+    return kept(encoded[0]), kept(encoded[1])
 
 
 def rewarded_rows(
@@ -136,7 +133,7 @@ def rewarded_rows(
         return [RewardedRow(t.text, t.weight, t.identity, r) for t, r in rows if t is not None]
 
     load = partial(load_rewarded, rewarded=reward is None)
-    train, test = _split(load, source, ledger, test_share, max_dropped)
+    train, test = split_rows(load, source, ledger, test_share, max_dropped)
     return encode(train), encode(test)
 
 
@@ -147,7 +144,7 @@ def train_demonstrations(source: Path, ledger: Ledger, *, test_share: float, max
 
 def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Messages]:
     """The training side's prompts of a snapshot or file of any kind, each once, in order."""
-    items, _ = _split(load_prompts, source, ledger, test_share, max_dropped)
+    items, _ = split_rows(load_prompts, source, ledger, test_share, max_dropped)
     return list({prompt_id(item): item for item in items}.values())
 
 
@@ -179,7 +176,7 @@ def prompt_columns(source: Path, ledger: Ledger) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _split(
+def split_rows(
     load: Callable[..., tuple[list[Item], Ledger]], source: Path, ledger: Ledger, test_share: float, max_dropped: float
 ) -> tuple[list[Item], list[Item]]:
     """A snapshot brings its split in two files; the rows of any other file are split by their prompt."""
@@ -202,21 +199,32 @@ def _split(
     return sides[0], sides[1]
 
 
-def _prompt(item: Comparison | Demonstration | Messages | Rewarded) -> Messages:
+def _prompt(item: Comparison | Demonstration | Feedback | Messages | Rewarded) -> Messages:
     return item if isinstance(item, list) else item.prompt
 
 
-def _kept(rows: Sequence[Row | None]) -> list[Row]:
+def kept(rows: Iterable[Row | None]) -> list[Row]:
+    """The rows that could be made."""
     return [row for row in rows if row is not None]
 
 
-def _note(ledger: Ledger, *texts: Encoded) -> None:
+def note_cuts(ledger: Ledger, *texts: Encoded) -> None:
+    """Count a row of which something was cut off."""
     if any(text.truncated for text in texts):
         ledger.note("truncated")
     if any(text.prompt_truncated for text in texts):
         ledger.note("prompt truncated")
 
 
-def _identity(prompt: Messages) -> str:
+def note_columns(ledger: Ledger, columns: Mapping[str, Any]) -> None:
+    """Count a comparison about which a reader should know more."""
+    if columns.get("implicit_prompt"):
+        ledger.note("prompt guessed from the shared beginning")
+    if columns.get("tools"):
+        ledger.note("tools ignored")
+
+
+def name_of(prompt: Messages) -> str:
+    """What a row is called in an error message."""
     words = prompt[-1]["content"]
     return repr(words if len(words) <= 48 else f"{words[:45]}...")

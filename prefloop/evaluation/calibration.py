@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from prefloop.errors import InputError
+from prefloop.functional.calibration import temperature
 
 Floats = npt.NDArray[np.float64]
 BINS = 10
 SIMULATIONS = 1000
-REACH = 1e4
-"""A temperature is looked for within this factor of the median |difference|, either way."""
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -88,30 +88,14 @@ def ece_of_a_calibrated_model(
 def fit_temperature(differences: Sequence[float] | Floats, labels: Sequence[float] | Floats | None = None) -> float:
     """The T > 0 that minimises the mean of -log sigma(d / T) over pairs (n,); to be fitted on held-out pairs.
 
-    `labels` (n,) are probabilities that the first of each pair is better (default 1). The loss is convex in 1/T, so
-    its derivative is bisected. At the ends: pairs that are all right ask for T -> 0, a model that is no better than
-    chance asks for T -> infinity; the end of the range (median |d| / 10^4, median |d| * 10^4) is returned.
+    `labels` (n,) are probabilities that the first of each pair is better (default 1); the ends of the range are those
+    of `functional.calibration.temperature`.
     """
     d = np.asarray(differences, dtype=np.float64)
     p = np.ones_like(d) if labels is None else np.asarray(labels, dtype=np.float64)
     if d.size == 0 or d.shape != p.shape or not np.isfinite(d).all():
         raise InputError(f"a temperature needs one finite difference per label, got {d.shape} and {p.shape}")
-    scale = float(np.median(np.abs(d[d != 0]))) if (d != 0).any() else 0.0
-    if scale == 0.0:
-        return 1.0  # every pair scored equal: no temperature changes anything
-
-    def slope(u: float) -> float:
-        return float(np.dot(d, sigmoid(u * d) - p))
-
-    low, high = 1 / (scale * REACH), REACH / scale
-    if slope(low) >= 0:
-        return 1 / low
-    if slope(high) <= 0:
-        return 1 / high
-    for _ in range(80):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    return 1 / float(np.sqrt(low * high))
+    return temperature(torch.from_numpy(d), torch.from_numpy(p))
 
 
 def _placed(confidences: Floats, correct: Sequence[Any] | Floats, bins: int) -> tuple[Floats, npt.NDArray[np.int64]]:

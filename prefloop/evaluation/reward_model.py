@@ -16,8 +16,11 @@ from prefloop.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     reliability,
+    sigmoid,
 )
 from prefloop.evaluation.interval import share_interval, sliced_shares
+from prefloop.evaluation.preferences import features, followed
+from prefloop.records import Comparison, prompt_id
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,6 +34,7 @@ def evaluate_scores(
     chosen_lengths: Sequence[int] | None = None,
     rejected_lengths: Sequence[int] | None = None,
     slices: Mapping[str, Sequence[Hashable]] | None = None,
+    scale: float = 1.0,
     temperature: bool = False,
     bins: int = BINS,
     seed: int = 0,
@@ -40,11 +44,12 @@ def evaluate_scores(
     Row i has the model's two scores, the prompt it belongs to (`groups`, for the interval; None: each its own), the
     consensus probability `labels[i]` that chosen is better (default 1; below 0.5 the rejected one is; exactly 0.5 is
     a tie, which is left out and counted) and, if known, the lengths of the two texts (any one unit). Equal scores
-    count half.
+    count half. `scale` is the temperature that the model brings: its probabilities are sigmoid(difference / scale).
 
     Returns {"accuracy", "low", "high", "n" (pairs), "prompts", "ties_excluded", "equal_scores", "ece",
     "expected_ece" and "expected_ece_high" (mean and 95th percentile for a perfectly calibrated model at this n),
-    "reliability": [{"low", "high", "confidence", "accuracy", "n"}], "mean_margin" (better minus worse)}, with
+    "reliability": [{"low", "high", "confidence", "accuracy", "n"}], "stored_temperature" (`scale`),
+    "ece_uncalibrated" (without it), "mean_margin" (better minus worse)}, with
     `slices` {column: n values} also "slices": {column: {value: {"value", "low", "high", "n"}}}, with lengths also
     "length" (see `length_bias`), and with `temperature` also "temperature" (fitted on all pairs) and
     "ece_after_temperature", in which the pairs of each half of the prompts are scaled by what the other half taught.
@@ -71,7 +76,7 @@ def evaluate_scores(
     correct = np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))
     prompts = [keys[i] for i in kept]
     accuracy = share_interval(correct, prompts, seed=seed).as_dict()
-    sure = confidence(margin)
+    sure = confidence(margin, scale)
     expected, expected_high = ece_of_a_calibrated_model(sure, bins, seed=seed)
     result: dict[str, Any] = {"accuracy": accuracy.pop("value"), **accuracy}
     result |= {
@@ -81,6 +86,8 @@ def evaluate_scores(
         "expected_ece": expected,
         "expected_ece_high": expected_high,
         "reliability": reliability(sure, correct, bins),
+        "stored_temperature": scale,
+        "ece_uncalibrated": expected_calibration_error(confidence(margin), correct, bins),
         "mean_margin": float(margin.mean()),
     }
     if slices:
@@ -119,6 +126,91 @@ def length_bias(
         "better_is_longer": float((longer > 0).mean()),
         "model_prefers_longer": float(follows.mean()) if unequal.any() else None,
     }
+
+
+SLICED = ("subset", "source", "criterion", "annotator_group")
+"""Columns whose values are slices, where there are two of them or more, and not more than MOST_SLICES."""
+MOST_SLICES = 20
+MISTAKES = 12
+SHOWN = 1200
+"""Characters of each text of a mistake."""
+STRENGTHS = {1: "1 slightly better", 2: "2 better", 3: "3 much better"}
+
+
+def slices_of(rows: Sequence[Comparison]) -> dict[str, list[str | None]]:
+    """By which slices the pairs can be told apart: column -> a value for each row; None where a row has none."""
+    result: dict[str, list[str | None]] = {}
+    for column in SLICED:
+        values = [None if row.columns.get(column) is None else str(row.columns[column])[:80] for row in rows]
+        if 2 <= len({value for value in values if value is not None}) <= MOST_SLICES:
+            result[column] = values
+    strengths = [row.columns.get("strength") for row in rows]
+    if any(isinstance(strength, int | float) for strength in strengths):
+        result["strength"] = [
+            STRENGTHS.get(min(3, max(1, round(s)))) if isinstance(s, int | float) else None for s in strengths
+        ]
+    result["better text"] = [_length_slice(row) for row in rows]
+    return result
+
+
+def worst_mistakes(
+    rows: Sequence[Comparison], differences: Sequence[float], scale: float, most: int = MISTAKES
+) -> list[dict[str, Any]]:
+    """The pairs that the model was surest of and wrong about, the surest first, with their texts (cut at SHOWN).
+
+    `differences`: score of chosen minus score of rejected. Each: {"prompt", "better", "worse" (as people said),
+    "confidence" (of the model, in the other), "label" (of people, in the better), "columns" (ids and slices)}.
+    """
+    wrong = []
+    for row, difference in zip(rows, differences, strict=True):
+        if row.label == 0.5:
+            continue
+        sign = 1.0 if row.label > 0.5 else -1.0
+        if difference * sign < 0:
+            wrong.append((abs(difference), row, sign))
+    wrong.sort(key=lambda found: -found[0])
+    kept = ("question", "answers", "subset", "strength", "source", "n")
+    return [
+        {
+            "prompt": "\n\n".join(turn["content"] for turn in row.prompt)[-SHOWN:],
+            "better": (row.chosen if sign > 0 else row.rejected)[:SHOWN],
+            "worse": (row.rejected if sign > 0 else row.chosen)[:SHOWN],
+            "confidence": float(confidence([size], scale)[0]),
+            "label": max(row.label, 1 - row.label),
+            "columns": {name: row.columns[name] for name in kept if row.columns.get(name) is not None},
+        }
+        for size, row, sign in wrong[:most]
+    ]
+
+
+def features_followed(
+    rows: Sequence[Comparison], differences: Sequence[float], scale: float, *, seed: int = 0
+) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """`preferences.followed` for "people" (their labels) and "model" (its probabilities) on the same pairs."""
+    measured = [
+        np.subtract(features(asked, row.chosen), features(asked, row.rejected))
+        for row, asked in ((row, row.prompt[-1]["content"]) for row in rows)
+    ]
+    people = np.array([row.label for row in rows], dtype=np.float64)
+    model = sigmoid(np.asarray(differences, dtype=np.float64) / scale)
+    prompts = [prompt_id(row.prompt) for row in rows]
+    # Turned so that the first is not always the better: the regression's maximum stays, its solution is quicker.
+    turn = np.where(np.arange(len(rows)) % 2 == 0, 1.0, -1.0)
+    return followed(
+        np.array(measured) * turn[:, None],
+        {"people": 0.5 + turn * (people - 0.5), "model": 0.5 + turn * (model - 0.5)},
+        prompts,
+        seed=seed,
+    )
+
+
+def _length_slice(row: Comparison) -> str:
+    better, worse = (row.chosen, row.rejected) if row.label >= 0.5 else (row.rejected, row.chosen)
+    ratio = (1 + len(better)) / (1 + len(worse))
+    for limit, name in ((0.5, "less than half as long"), (0.9, "shorter"), (1.1, "about as long"), (2.0, "longer")):
+        if ratio < limit:
+            return name
+    return "more than twice as long"
 
 
 def _scaled_by_the_other_half(margin: Floats, labels: Floats, prompts: Sequence[Hashable], seed: int) -> Floats:

@@ -109,12 +109,17 @@ class ScoreHead:
         return float(getattr(self.model.config, BIAS_KEY, 0.0) or 0.0)
 
     def of(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
-        """The score of each text, read at its last token, in float32.
+        """The score of each text, read at its last token, in float32."""
+        return self.score(self.states(texts))
+
+    def states(self, texts: Sequence[Encoded]) -> Float[Tensor, "n d"]:
+        """The trunk's state at the last token of each text, which further heads read as well.
 
         Texts with the same prompt share it, in whatever order they come.
         """
         forest = Forest.plant(texts)
-        return self._head(self.trunk(forest)[forest.last().to(self.model.device)])
+        states: Tensor = self.trunk(forest)[forest.last().to(self.model.device)]
+        return states
 
     def last(self, ids: Int[Tensor, "B L"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """The score of each row, read at its last real token, in float32."""
@@ -127,9 +132,10 @@ class ScoreHead:
         forest = Forest.plant(texts_of(ids, starts, valid))
         hidden = self.trunk(forest)[forest.before().to(ids.device)]
         result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
-        return result.masked_scatter(valid, self._head(hidden))
+        return result.masked_scatter(valid, self.score(hidden))
 
-    def _head(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+    def score(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
+        """The score of each state."""
         # In float32: bfloat16 has eight bits, and the difference of two scores is what matters.
         head = self.model.score
         if hasattr(head, "modules_to_save"):

@@ -30,6 +30,8 @@ class Consensus:
 
     label: float | None
     """Share of the votes for `a`, ties counting half, 0..1; None when nobody voted."""
+    ties: float
+    """Share of the votes that are ties; half of them is in `label`."""
     weight: float
     """Share of this question in a loss: the largest weight of those who voted, so 1 however many they are; 0 when
     nobody did. More votes sharpen the label."""
@@ -72,6 +74,7 @@ def comparison_consensus(
     n = sum(counts[choice] for choice in VOTES)
     worth = [(VOTES[choice], (weights or {}).get(who, 1.0)) for who, (choice, _) in last.items() if choice in VOTES]
     total = sum(weight for _, weight in worth)
+    tied = sum(weight for share, weight in worth if share == 0.5)
     wins = sum(share * weight for share, weight in worth)
     label = wins / total if total else None
     alpha, beta = 1.0 + wins, 1.0 + total - wins
@@ -80,6 +83,7 @@ def comparison_consensus(
     strengths = [s for choice, s in last.values() if choice == winner and s is not None]
     return Consensus(
         label=label,
+        ties=tied / total if total else 0.0,
         weight=max((weight for _, weight in worth), default=0.0),
         n=n,
         mean=alpha / (alpha + beta),

@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from prefloop.errors import InputError, RunError
 from prefloop.records import Message, prompt_id
+from prefloop.rewards.ensemble import Combine, Ensemble
 from prefloop.rewards.lagrange import next_price, penalised
 from prefloop.settings import build
 
@@ -31,8 +32,12 @@ Reward = Callable[..., Sequence[float | None]]
 class Part:
     """One part of a reward, as YAML writes it. It has one source: learned, function, sum or product."""
 
-    learned: str | None = None
-    """A reward model: an artifact's name or hash, or a directory."""
+    learned: str | list[str] | None = None
+    """A reward model: an artifact's name or hash, or a directory; several are an ensemble."""
+    members: Combine = "mean"
+    """What an ensemble says: the mean of its members, the worst, or the mean less `penalty` times their variance."""
+    penalty: NonNegativeFloat = 0.5
+    """Used with `members: penalised`; 0.5 suits best-of-n, 0.1 PPO (Coste et al. 2023)."""
     function: str | None = None
     """`module:function`, called as TRL calls it; the module is looked for beside the run file too."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -223,8 +228,11 @@ def compose(
 
 def _named(name: str, part: Part, learned: Callable[[str], Reward], base: Path | None, where: str) -> _Named:
     if part.learned is not None:
-        model = learned(part.learned)
-        return _Named(name, part, Function(name, model).score, [model])
+        refs = [part.learned] if isinstance(part.learned, str) else part.learned
+        models: list[Any] = [learned(ref) for ref in refs]
+        alone = len(models) == 1 and part.members == "mean"
+        model = models[0] if alone else Ensemble(models, part.members, part.penalty)
+        return _Named(name, part, Function(name, model).score, models)
     if part.function is not None:
         made: Any = imported(part.function, base)
         if part.arguments:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.datasets.collate import text_batches
+from prefloop.models.feedback import TEMPERATURE_KEY, Heads
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_reward_model, load_tokenizer, positions_of
 from prefloop.models.template import Encoded, Template
 from prefloop.models.trees import Forest
 from prefloop.records import Message
+from prefloop.settings import check_choice
 
 
 class LearnedReward:
@@ -31,10 +33,19 @@ class LearnedReward:
         *,
         max_length: int = 512,
         micro_batch_tokens: int = 8192,
+        criterion: str | None = None,
     ) -> None:
+        """`criterion`: one of those that the model has a head of its own for; without it, the score itself."""
         self.place = str(ref)
         self.template = Template(load_tokenizer(ref))
         self.head = ScoreHead(load_reward_model(ref, dtype, device))
+        config = self.head.model.config
+        self.temperature = float(getattr(config, TEMPERATURE_KEY, 1.0))
+        """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature)."""
+        self.heads = Heads.stored(config).to(device)
+        if criterion is not None:
+            check_choice("criterion", criterion, self.heads.criteria)
+        self.criterion = criterion
         self.device, self.budget = device, micro_batch_tokens
         self.max_length = min(max_length, positions_of(self.head.model.config))
 
@@ -62,7 +73,22 @@ class LearnedReward:
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         """Scores of encoded texts, in their order, on the CPU in float32."""
-        result = torch.empty(len(texts))
+        if self.criterion is not None:
+            return self._read(texts, self.heads)[:, self.heads.names.index(self.criterion)]
+        return self._read(texts, self.head.score)
+
+    @torch.no_grad()
+    def members(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Float[Tensor, "n members"]:
+        """The scores of an ensemble's members, whose mean the score is; of any other model the score alone."""
+        texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
+        if not self.heads.members:
+            return self.scores(texts)[:, None]
+        return self._read(texts, self.heads)[:, self.heads.members]
+
+    def _read(self, texts: Sequence[Encoded], head: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `head` makes of each text's last state, in the order of the texts, on the CPU in float32."""
+        parts: dict[int, Tensor] = {}
         for micro in text_batches(texts, self.budget):
-            result[micro] = self.head.of([texts[i] for i in micro]).cpu()
-        return result
+            found = head(self.head.states([texts[i] for i in micro])).float().cpu()
+            parts.update(zip(micro, found, strict=True))
+        return torch.stack([parts[i] for i in range(len(texts))]) if parts else torch.empty(0)

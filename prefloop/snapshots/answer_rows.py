@@ -3,10 +3,10 @@
 | kind | columns |
 |---|---|
 | comparisons | those of formats.parse_comparison; `label` above, at or below 0.5 is the choice a, tie or b |
-| rankings | prompt, `completions` (2 to 26 texts), `ranks` (1 is best, equal is a tie; without it, best first) |
+| rankings | prompt, `completions` (2 to 26 texts), `ranks` (1 is best, equal is a tie) or `best` (its place, from 0) |
 | ratings | prompt, completion, `scores` ({criterion: 1..5}) or `score` (1..5, criterion "overall") |
 | approvals | prompt, completion, `label` (true or false: TRL's unpaired format) |
-| edits | prompt, completion, `edited` (the better text) or `spans` ([{start, end, ...}]) or both |
+| edits | prompt, completion, `edited` (the better text) or `spans` ([{start, end, ...}]) or both; `rejected` if known |
 | flags | prompt, completion, `flags` (names; an empty list says that nothing is wrong) |
 | demonstrations | those of formats.parse_demonstration |
 | prompts | those of formats.parse_prompt |
@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -83,7 +83,7 @@ def parse_answer(row: Any, kind: str, *, source: str, licence: str | None) -> di
         item[name] = given if isinstance(given, str) and given.strip() else default
     if kind == "prompts":
         return item | {"columns": columns}
-    problem = _check(QUESTION_KIND[kind], said)
+    problem = check_said(QUESTION_KIND[kind], said)
     if problem is not None:
         return problem
     annotator = _annotator(columns)
@@ -107,7 +107,8 @@ def is_transcript(row: Any) -> bool:
     return isinstance(chosen, str) and parse_transcript(chosen) is not None
 
 
-def _check(kind: str, said: Said) -> Reject | None:
+def check_said(kind: str, said: Said) -> Reject | None:
+    """What is wrong with an answer, or None."""
     if not all(text.strip() for text in said.candidates):
         return Reject("empty", "a completion is empty")
     if len({text.strip() for text in said.candidates}) < len(said.candidates):
@@ -193,11 +194,16 @@ def _prompt(row: dict[str, Any]) -> Said | Reject:
 
 
 def _ranking(row: dict[str, Any]) -> Said | Reject:
-    about = _about(row, "completions", ("ranks",))
+    about = _about(row, "completions", ("ranks", "best"))
     if isinstance(about, Reject):
         return about
     texts = about.candidates
     ranks = _json(row.get("ranks"))
+    best = _whole(row.get("best"))
+    if best is not None:
+        if ranks is not None or not isinstance(best, int) or not 0 <= best < len(texts):
+            return Reject("malformed", f"best must be 0 to {len(texts) - 1}, and no ranks beside it, got {shown(best)}")
+        ranks = [1 if place == best else 2 for place in range(len(texts))]
     if ranks is None:
         ranks = list(range(len(texts)))
     if not isinstance(ranks, list) or len(ranks) != len(texts) or not all(_is_rank(rank) for rank in ranks):
@@ -233,9 +239,14 @@ def _approval(row: dict[str, Any]) -> Said | Reject:
 
 
 def _edit(row: dict[str, Any]) -> Said | Reject:
-    about = _about(row, "completion", ("edited", "spans"))
+    about = _about(row, "completion", ("edited", "spans", "rejected"))
     if isinstance(about, Reject):
         return about
+    if row.get("rejected") is not None:
+        worse = _about(row, "rejected", ())
+        if isinstance(worse, Reject):
+            return worse
+        about = replace(about, candidates=about.candidates + worse.candidates)
     spans = _json(row.get("spans"))
     said = {"text": row.get("edited"), "spans": spans}
     value = {name: part for name, part in said.items() if part is not None}

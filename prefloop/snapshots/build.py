@@ -1,8 +1,12 @@
 """Answers and their consensus, frozen: the same answers under the same rules give the same bytes, so the same hash.
 
     comparisons      a row per pair of completions: prompt, chosen, rejected, label, weight, n, uncertain, and
-                     margin and strength where they are known
-    demonstrations   a row per answer: prompt, completion, weight
+                     ties, margin and strength where there are any
+    demonstrations   a row per answer: prompt, completion, weight; and so for rankings, ratings, approvals, edits and
+                     flags, each with the columns in which it would be imported (answer_rows.py) and its `kind`.
+                     Answers to the same question share its weight
+    feedback         everything that people said, of whatever kind; what they called both bad is two approvals that
+                     were not given
 
 Every row also has question, answers and annotators (ids), simulated, source and licence, and the columns that came
 with the data, such as subset. `train.jsonl` and `test.jsonl` are split by the prompt's first user turn, never by row.
@@ -28,16 +32,20 @@ from prefloop.quality.assessment import ItemConsensus, consensus_of, standings_o
 from prefloop.quality.evidence import gather, pair_item
 from prefloop.records import Ledger, canonical_json, content_hash, prompt_id, split_of
 from prefloop.settings import check_choice
+from prefloop.snapshots.answer_rows import QUESTION_KIND
 from prefloop.snapshots.rows import Progress
 from prefloop.store.consents import said_no
 from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, answers
 from prefloop.store.rulings import Ruling, rulings
 
-KINDS = {"comparisons": "comparison", "demonstrations": "demonstration"}
-PAIR_COLUMNS = {"chosen", "rejected", "label", "n", "uncertain", "margin", "strength"}
+FEEDBACK = "feedback"
+KINDS: dict[str, str | None] = {**QUESTION_KIND, FEEDBACK: None}
+"""What a snapshot can be made as -> the kind of answer that it takes; None takes every kind."""
+PAIR_COLUMNS = {"chosen", "rejected", "label", "n", "uncertain", "ties", "margin", "strength"}
+SAID_COLUMNS = {"kind", "completion", "completions", "ranks", "best", "scores", "edited", "spans", "flags", "both_bad"}
 COMMON_COLUMNS = {"prompt", "weight", "question", "answers", "annotators", "simulated", "source", "licence"}
-RESERVED = frozenset(PAIR_COLUMNS | COMMON_COLUMNS | {"completion"})
+RESERVED = frozenset(PAIR_COLUMNS | COMMON_COLUMNS | SAID_COLUMNS)
 """What a row says itself; a column of the same name that came with the data is left in the store."""
 ASIDE = {"both_bad": "both bad", "unsure": "unsure", "skip": "skipped", "late": "late"}
 """Answers that are no votes -> the reason in the ledger when there is nothing else about a pair."""
@@ -84,15 +92,16 @@ def build_snapshot(
 ) -> SnapshotResult:
     """Freeze the consensus of all answers of one kind (of one round, if given) as a snapshot artifact.
 
-    kind: "comparisons" or "demonstrations". test_share: share of the prompts, 0 <= share < 1. min_answers: votes that
+    kind: one of KINDS. test_share: share of the prompts, 0 <= share < 1. min_answers: votes that
     a pair needs. seed: orders the rows, so that the first N of them are a fair sample; it does not touch the split.
     consensus: one of CONSENSUS. Under "weighted" and "davidson" a row's weight is the largest of its annotators'.
 
     The rules for a pair: the same two completions of a prompt are one row, however often and in whichever order they
     were asked about; a tie stays, with label 0.5 and the note "tie" (a measure of accuracy leaves it out); answers of
     somebody whom a lead excluded, or who said no to training, are set aside; where people voted, machines' votes on
-    that pair are set aside; an adjudication stands alone, whatever the votes were. A pair that nobody voted on is
-    dropped as "both bad", "unsure", "skipped", "late", "no consent" or "excluded by a lead", one with fewer votes than
+    that pair are set aside; an adjudication stands alone, whatever the votes were. The last two hold for the answers to
+    every kind of question but demonstrations. A pair that nobody voted on is dropped as "both bad", "unsure",
+    "skipped", "late", "no consent" or "excluded by a lead", one with fewer votes than
     min_answers as "too few answers", one whose text is gone as "erased": none of these are defects. Defects, held
     against max_dropped, are "identical" and "empty".
 
@@ -100,7 +109,7 @@ def build_snapshot(
     rows are defective or the disk is full; then nothing is written.
     """
     if kind not in KINDS:
-        raise InputError(f"a snapshot is made as {' or '.join(KINDS)}, got {kind!r}")
+        raise InputError(f"a snapshot is made as {', '.join(KINDS)}, got {kind!r}")
     if not 0.0 <= test_share < 1.0 or min_answers < 1:
         raise InputError(f"test_share must be in [0, 1) and min_answers at least 1, got {test_share} and {min_answers}")
     check_choice("consensus", consensus, tuple(CONSENSUS))
@@ -113,9 +122,10 @@ def build_snapshot(
                 progress(number, None)
         if not draft.entries:
             of_round = "" if round is None else f" of round {round}"
+            what = f"{KINDS[kind]} answers" if KINDS[kind] else "answers"
+            example = kind if KINDS[kind] else "comparisons"
             raise InputError(
-                f"there are no {KINDS[kind]} answers{of_round} to freeze; "
-                f"collect some, or: prefloop import FILE --as {kind}"
+                f"there are no {what}{of_round} to freeze; collect some, or: prefloop import FILE --as {example}"
             )
         rows = draft.rows()
         draft.ledger.check(max_dropped, f"snapshot {name or kind}")
@@ -177,7 +187,7 @@ class _Said:
     annotator: str
     question: str
     what: str
-    """a or b (in the entry's order), tie, both_bad, unsure, skip, late; or text, for a demonstration."""
+    """a or b (in the entry's order), tie, both_bad, unsure, skip, late; or said, for what is no comparison."""
     strength: int | None
     settles: bool
     """An adjudication."""
@@ -197,6 +207,8 @@ class _Entry:
     split: str
     source: str | None
     licence: str | None
+    group: bytes | None = None
+    """Answers to one question, and so about the same; None for a pair, which is one entry, and a demonstration."""
     item: str | None = None
     """Of the pair, as quality/ names it."""
     item_swapped: bool = False
@@ -209,7 +221,7 @@ class _Row:
     entry: _Entry
     used: list[_Said]
     consensus: Consensus | None
-    """None for a demonstration."""
+    """None for what is no comparison."""
     weight: float
 
 
@@ -266,7 +278,7 @@ class _Worth:
 
 
 class _Draft:
-    """Collects answers: by pair for comparisons, one by one for demonstrations."""
+    """Collects answers: by pair for comparisons, one by one for every other kind."""
 
     def __init__(self, kind: str, test_share: float, min_answers: int, texts: IO[bytes], worth: _Worth) -> None:
         self.worth = worth
@@ -279,46 +291,70 @@ class _Draft:
         self.ledger = Ledger()
 
     def add(self, answer: AnswerRow) -> None:
-        pair = self.kind == "comparisons"
-        written = [c["text"] for c in answer.candidates] if pair else [answer.value.get("text", "-")]
-        key, swapped = (_digest(answer.id), False)
-        if pair:
-            order = _digest(prompt_id(answer.messages or []), *written)
-            key = _digest(prompt_id(answer.messages or []), *sorted(map(str, written)))
-            swapped = self.first_order.setdefault(key, order) != order
+        if answer.kind != "comparison":
+            self._add_one(answer, answer.value)
+            return
+        self._add_pair(answer)
+        if self.kind == FEEDBACK and answer.value.get("choice") == "both_bad":
+            for place in (0, 1):
+                self._add_one(answer, {"approved": False, "both_bad": True}, place)
+
+    def _add_pair(self, answer: AnswerRow) -> None:
+        written = [candidate["text"] for candidate in answer.candidates]
+        order = _digest(prompt_id(answer.messages or []), *written)
+        key = _digest(prompt_id(answer.messages or []), *sorted(map(str, written)))
+        swapped = self.first_order.setdefault(key, order) != order
         if key not in self.entries:
-            item, item_swapped = pair_item(answer.messages or [], *map(str, written)) if pair else (None, False)
-            self.entries[key] = _Entry(
-                at=self.texts.tell(),
-                defect=_defect(answer, written),
-                split=split_of(answer.messages or [], self.test_share),
-                source=answer.source,
-                licence=answer.licence,
-                item=item,
-                item_swapped=item_swapped,
-            )
-            kept = {"prompt": answer.messages, "texts": written, "columns": answer.columns, "answer": answer.id}
-            self.texts.write(canonical_json(kept).encode("utf-8") + b"\n")
-        what = "late" if answer.late else "skip" if answer.skipped else str(answer.value.get("choice", "text"))
-        if swapped:
-            what = {"a": "b", "b": "a"}.get(what, what)
-        self.entries[key].said.append(
-            _Said(
-                answer.id,
-                answer.annotator,
-                answer.question_id,
-                what,
-                answer.value.get("strength"),
-                answer.adjudication,
-            )
+            item, item_swapped = pair_item(answer.messages or [], *map(str, written))
+            self.entries[key] = self._entry(answer, written, {}, item=item, item_swapped=item_swapped)
+        what = _what(answer, str(answer.value.get("choice")))
+        self._said(key, answer, {"a": "b", "b": "a"}.get(what, what) if swapped else what)
+
+    def _add_one(self, answer: AnswerRow, value: dict[str, Any], place: int | None = None) -> None:
+        """An answer as a row of its own; of a comparison, what it says about the completion at `place`."""
+        if answer.kind == "demonstration":
+            written, group = [value.get("text", "-")], None
+        else:
+            shown = answer.candidates if place is None else answer.candidates[place : place + 1]
+            written = [candidate["text"] for candidate in shown]
+            asked = (answer.kind, place is None, prompt_id(answer.messages or []), *sorted(map(str, written)))
+            group = _digest(*asked)
+            value = _by_place(value, [candidate["id"] for candidate in shown])
+        key = _digest(answer.id, *([] if place is None else [place]))
+        self.entries[key] = self._entry(answer, written, value, group=group)
+        self._said(key, answer, _what(answer, "said"))
+
+    def _entry(self, answer: AnswerRow, written: Sequence[str | None], value: dict[str, Any], **more: Any) -> _Entry:
+        kept = {"prompt": answer.messages, "texts": written, "columns": answer.columns, "answer": answer.id}
+        at = self.texts.tell()
+        self.texts.write(canonical_json({**kept, "kind": answer.kind, "value": value}).encode("utf-8") + b"\n")
+        return _Entry(
+            at=at,
+            defect=_defect(answer, written),
+            split=split_of(answer.messages or [], self.test_share),
+            source=answer.source,
+            licence=answer.licence,
+            **more,
         )
+
+    def _said(self, key: bytes, answer: AnswerRow, what: str) -> None:
+        said = _Said(
+            answer.id,
+            answer.annotator,
+            answer.question_id,
+            what,
+            answer.value.get("strength"),
+            answer.adjudication,
+        )
+        self.entries[key].said.append(said)
 
     def rows(self) -> list[_Row]:
         """The rows that can be made; everything else goes to the ledger."""
         result = []
+        shares = self._shares()
         for key, entry in self.entries.items():
             self.ledger.seen()
-            said_so = [said for said in entry.said if said.what in VOTES or said.what == "text"]
+            said_so = [said for said in entry.said if said.what in VOTES or said.what == "said"]
             votes = [said for said in said_so if said.annotator not in self.worth.barred]
             barred = [self.worth.barred[said.annotator] for said in said_so if said.annotator in self.worth.barred]
             for reason in barred:
@@ -331,15 +367,41 @@ class _Draft:
                 self.ledger.drop(
                     next(reason for what, reason in ASIDE.items() if any(s.what == what for s in entry.said))
                 )
+            elif entry.item is None:
+                share = shares.get(votes[0].id, 1.0) if entry.group is not None else 1.0
+                if isinstance(share, str):
+                    self.ledger.drop(share)
+                else:
+                    result.append(_Row(key, entry, votes, None, self.worth.weight(votes) * share))
             else:
                 used = self._used(entry, votes)
-                consensus = self._consensus(entry, used) if self.kind == "comparisons" else None
-                if consensus is not None and consensus.n < self.min_answers:
+                consensus = self._consensus(entry, used)
+                if consensus.n < self.min_answers:
                     self.ledger.drop("too few answers")
                     continue
-                if consensus is not None and consensus.tie:
+                if consensus.tie:
                     self.ledger.note("tie")
                 result.append(_Row(key, entry, used, consensus, self.worth.weight(used)))
+        return result
+
+    def _shares(self) -> dict[str, float | str]:
+        """By answer to a question that several answered: its share of the question's weight, or why it is left out."""
+        groups: dict[bytes, list[_Said]] = {}
+        for entry in self.entries.values():
+            said = entry.said[0]
+            stands = said.what == "said" and said.annotator not in self.worth.barred
+            if entry.group is not None and entry.defect is None and stands:
+                groups.setdefault(entry.group, []).append(said)
+        result: dict[str, float | str] = {}
+        for all_said in groups.values():
+            settled = [said for said in all_said if said.settles][-1:]
+            people = [said for said in all_said if annotator_kind(said.annotator) in PEOPLE]
+            used = settled or people or all_said
+            reason = "adjudicated" if settled else "a machine's beside people's"
+            if len(used) < self.min_answers and not settled:
+                used, reason = [], "too few answers"
+            result |= {said.id: reason for said in all_said}
+            result |= {said.id: 1 / len(used) for said in used}
         return result
 
     def _consensus(self, entry: _Entry, used: Sequence[_Said]) -> Consensus:
@@ -361,6 +423,17 @@ class _Draft:
         return people or votes
 
 
+def _what(answer: AnswerRow, said: str) -> str:
+    return "late" if answer.late else "skip" if answer.skipped else said
+
+
+def _by_place(value: dict[str, Any], ids: Sequence[str]) -> dict[str, Any]:
+    """A ranking's candidates by their places; anything else unchanged."""
+    if "order" not in value:
+        return value
+    return {**value, "order": [[ids.index(one) for one in group] for group in value["order"]]}
+
+
 def _defect(answer: AnswerRow, written: Sequence[str | None]) -> str | None:
     """Why no row can be made from these texts, whatever was said about them."""
     if not answer.messages or any(text is None for text in written):
@@ -368,7 +441,7 @@ def _defect(answer: AnswerRow, written: Sequence[str | None]) -> str | None:
     texts = [str(text).strip() for text in written]
     if not all(texts):
         return "empty"
-    return "identical" if len(texts) == 2 and texts[0] == texts[1] else None
+    return "identical" if len(set(texts)) < len(texts) else None
 
 
 def _write(folder: Path, rows: Sequence[_Row], texts: IO[bytes]) -> None:
@@ -397,8 +470,24 @@ def _as_columns(row: _Row, kept: dict[str, Any]) -> dict[str, Any]:
         **columns,
     }
     if row.consensus is None:
-        return {**common, "completion": kept["texts"][0]}
+        return {**common, **_said_columns(kept["kind"], kept["texts"], kept["value"])}
     return {**common, **_pair_columns(row.consensus, kept["texts"], given)}
+
+
+def _said_columns(kind: str, texts: Sequence[str], value: dict[str, Any]) -> dict[str, Any]:
+    """What was said in the columns in which it would be imported."""
+    if kind == "demonstration":
+        return {"completion": texts[0]}
+    if kind == "ranking":
+        ranks = {place: rank for rank, group in enumerate(value["order"], 1) for place in group}
+        return {"kind": kind, "completions": list(texts), "ranks": [ranks[place] for place in range(len(texts))]}
+    about = {"completion": texts[0]}
+    if "approved" in value:
+        both = {"both_bad": True} if value.get("both_bad") else {}
+        return {**about, "kind": "approval", "label": value["approved"], **both}
+    names = {"scores": "scores", "flags": "flags", "text": "edited", "spans": "spans"}
+    said = {column: value[name] for name, column in names.items() if name in value}
+    return {**about, "kind": kind, **said, **({"rejected": texts[1]} if len(texts) > 1 else {})}
 
 
 def _pair_columns(consensus: Consensus, texts: Sequence[str], given: dict[str, float | None]) -> dict[str, Any]:
@@ -407,7 +496,10 @@ def _pair_columns(consensus: Consensus, texts: Sequence[str], given: dict[str, f
     if label is None:
         raise RunError("a pair without votes reached the snapshot")  # rows() drops them
     first, second = texts if label >= 0.5 else reversed(texts)
-    optional = {"margin": given.get("margin"), "strength": consensus.strength}
+    # A model of the annotators may be surer of the better side than the votes were: ties cannot be more than it leaves.
+    ties = min(consensus.ties, 2 * min(label, 1 - label)) if soft is None else 0.0
+    known = ties if ties or label == 0.5 else None
+    optional = {"ties": known, "margin": given.get("margin"), "strength": consensus.strength}
     return {
         "chosen": first,
         "rejected": second,

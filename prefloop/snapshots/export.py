@@ -3,7 +3,7 @@
 | format | columns |
 |---|---|
 | trl-preference | prompt, chosen, rejected as messages; margin where known: DPO and reward training |
-| trl-unpaired | prompt, completion as messages, label (true for chosen): KTO |
+| trl-unpaired | prompt, completion as messages, label (true for chosen, or as approved): KTO |
 | trl-prompt-completion | prompt, completion as messages (the chosen side of a comparison): SFT |
 | jsonl, parquet | every column of the snapshot, and `split` |
 
@@ -95,7 +95,7 @@ def export(
     if not isinstance(source, Store):
         return _export(_checked(Path(source)), format, out, suffix, refuse, redacted)
     if kind not in KINDS:
-        raise InputError(f"export takes the consensus of {' or '.join(KINDS)}, got {kind!r}")
+        raise InputError(f"export takes the consensus of {', '.join(KINDS)}, got {kind!r}")
     with tempfile.TemporaryDirectory() as folder:
         snapshot = build_snapshot(source, Path(folder), kind)
         return _export(snapshot.artifact.path, format, out, suffix, refuse, redacted)
@@ -213,6 +213,10 @@ def _preference(row: Row) -> Iterator[Row]:
 
 
 def _unpaired(row: Row) -> Iterator[Row]:
+    if row.get("kind") == "approval":
+        answer = {"completion": _answer(row["completion"]), "label": row["label"]}
+        yield {"prompt": as_messages(row["prompt"]), **answer, **_kept(row)}
+        return
     _need(row, "chosen", "trl-unpaired")
     if row["label"] != 0.5:
         for side, label in (("chosen", True), ("rejected", False)):
@@ -225,6 +229,8 @@ def _unpaired(row: Row) -> Iterator[Row]:
 
 
 def _prompt_completion(row: Row) -> Iterator[Row]:
+    if row.get("kind") in ("ranking", "rating", "approval", "edit", "flags"):
+        raise InputError(f"trl-prompt-completion needs comparisons or demonstrations, and here is a {row['kind']}")
     if "completion" in row or row.get("label") != 0.5:
         text = row["completion"] if "completion" in row else row["chosen"]
         yield {"prompt": as_messages(row["prompt"]), "completion": _answer(text), **_kept(row)}
@@ -236,7 +242,8 @@ def _everything(row: Row) -> Iterator[Row]:
 
 def _need(row: Row, column: str, format: str) -> None:
     if column not in row:
-        raise InputError(f"{format} needs comparisons, and this snapshot holds demonstrations; export another one")
+        found = row.get("kind", "demonstration")
+        raise InputError(f"{format} needs comparisons, and this snapshot holds {found}s; export another one")
 
 
 CONVERTERS: dict[str, Callable[[Row], Iterator[Row]]] = {

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from prefloop.artifacts.folder import MANIFEST, read_artifact
 from prefloop.errors import InputError
-from prefloop.records import Comparison, Demonstration, Ledger, Messages, Rewarded, split_of
+from prefloop.records import QUESTION_KINDS, Comparison, Demonstration, Ledger, Messages, Rewarded, split_of
 from prefloop.snapshots.rows import PACKINGS, SUFFIXES, Progress, Reject, defect, read_rows, shown
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "load_demonstrations",
     "load_prompts",
     "load_rewarded",
+    "load_rows",
     "parse_comparison",
     "parse_demonstration",
     "parse_messages",
@@ -150,6 +151,12 @@ def missing(row: dict[str, Any], needed: str) -> Reject:
     return Reject("missing column", f"needed: {needed}; found: {', '.join(map(str, row)) or 'none'}")
 
 
+def of_other_kind(row: dict[str, Any], kind: str) -> Reject | None:
+    """In a mixture each row says its kind: those of other kinds are no defects."""
+    said = row.get("kind")
+    return Reject("other kind", f"a {said}") if said in QUESTION_KINDS and said != kind else None
+
+
 def parse_comparison(row: Any) -> Comparison | Reject:
     """A comparison from one row.
 
@@ -162,7 +169,7 @@ def parse_comparison(row: Any) -> Comparison | Reject:
     Reasons: malformed (also for a row with images), missing column, empty, identical (but for white space at the ends),
     "diverges before the last turn" (after the shared prompt more than one turn is left), NUL character, lone surrogate.
     """
-    problem = defect(row)
+    problem = defect(row) or of_other_kind(row, "comparison")
     if problem is not None:
         return problem
     if "chosen" not in row or "rejected" not in row:
@@ -261,7 +268,7 @@ def parse_demonstration(row: Any) -> Demonstration | Reject:
     or `chosen` alone as a whole conversation (the chosen side of a comparison is the demonstration). `weight` is
     optional; every other column is kept in `.columns`. Reasons as in `parse_comparison`.
     """
-    problem = defect(row)
+    problem = defect(row) or (of_other_kind(row, "demonstration") if "chosen" not in row else None)
     if problem is not None:
         return problem
     row = with_prompt(row)
@@ -381,7 +388,7 @@ def load_comparisons(
     Raises InputError when the source cannot be read, holds no rows, or none can be used (exit 2); RunError when more
     than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
     """
-    return _load(
+    return load_rows(
         path, parse_comparison, lambda c: (c.prompt, c.chosen, c.rejected), split, test_share, max_dropped, progress
     )
 
@@ -399,7 +406,7 @@ def load_demonstrations(
     Comparisons serve too: the chosen completion is the demonstration. Splits, repeats and errors as in
     `load_comparisons`.
     """
-    return _load(
+    return load_rows(
         path, parse_demonstration, lambda d: (d.prompt, d.completion, None), split, test_share, max_dropped, progress
     )
 
@@ -416,7 +423,7 @@ def load_prompts(
 
     Raises what `load_comparisons` raises.
     """
-    return _load(path, parse_prompt, lambda p: (p, "", None), split, test_share, max_dropped, progress)
+    return load_rows(path, parse_prompt, lambda p: (p, "", None), split, test_share, max_dropped, progress)
 
 
 def load_rewarded(
@@ -435,7 +442,7 @@ def load_rewarded(
     `load_comparisons`.
     """
     parse = parse_rewarded if rewarded else _parse_unrewarded
-    return _load(path, parse, lambda r: r.prompt, split, test_share, max_dropped, progress)
+    return load_rows(path, parse, lambda r: r.prompt, split, test_share, max_dropped, progress)
 
 
 def _parse_unrewarded(row: Any) -> Rewarded | Reject:
@@ -447,7 +454,7 @@ def _parse_unrewarded(row: Any) -> Rewarded | Reject:
     )
 
 
-def _load(
+def load_rows(
     path: str | Path,
     parse: Callable[[Any], Noun | Reject],
     sides: Callable[[Noun], Sides | Messages],
@@ -456,6 +463,7 @@ def _load(
     max_dropped: float,
     progress: Progress | None,
 ) -> tuple[list[Noun], Ledger]:
+    """What `load_comparisons` does, for nouns of any kind: `parse` makes one of a row, `sides` is what repeats."""
     files, decided = _files(path, split)
     ledger, result, repeats = Ledger(), list[Noun](), Repeats()
     first_problem: Reject | None = None

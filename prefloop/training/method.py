@@ -28,6 +28,8 @@ class Inputs:
     """What the methods that sample share."""
     artifacts: Path | None = None
     """The workspace's artifacts, where there is a workspace."""
+    more: tuple[Path, ...] = ()
+    """Data sets beside the first, for a method that mixes them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Method:
     defaults: dict[str, Any]
     """Run settings that this method would choose otherwise than RunSettings does."""
     makes: Literal["policy", "reward_model"]
-    data: Literal["comparisons", "demonstrations", "prompts", "rewards", "text"]
+    data: Literal["feedback", "comparisons", "demonstrations", "prompts", "rewards", "text"]
     loop: Literal["offline", "online"]
     build: Callable[[Any, Run, Inputs], Any]
     summary: str

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+Measured = Tensor | tuple[Tensor, Tensor]
+
 
 class Means:
     """Running weighted means by name."""
@@ -15,11 +17,15 @@ class Means:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor] = {}
 
-    def add(self, values: Mapping[str, Tensor], weights: Tensor | None = None) -> None:
-        """Add `values[name]` of any shape; `weights` of the same shape counts each entry (default 1)."""
-        for name, value in values.items():
+    def add(self, values: Mapping[str, Measured], weights: Tensor | None = None) -> None:
+        """Add `values[name]` of any shape; `weights` of the same shape counts each entry (default 1).
+
+        What is known of some rows only comes with the weights of those: (values, weights).
+        """
+        for name, given in values.items():
+            value, counts = given if isinstance(given, tuple) else (given, weights)
             value = value.detach().double()
-            weight = torch.ones_like(value) if weights is None or weights.shape != value.shape else weights.double()
+            weight = torch.ones_like(value) if counts is None or counts.shape != value.shape else counts.double()
             self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + (value * weight).sum().cpu()
             self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + weight.sum().cpu()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from prefloop.datasets.collate import batch_indices, micro_batches, weighted_indices
 from prefloop.errors import RunError
-from prefloop.training.metrics import Means
+from prefloop.training.metrics import Means, Measured
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
 from prefloop.training.run import Run, generator
@@ -30,7 +31,7 @@ class Loss:
 
     values: Float[Tensor, "n"]
     weights: Float[Tensor, "n"]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Measured] = field(default_factory=dict)
 
 
 class OfflineAlgorithm(Protocol):
@@ -88,6 +89,15 @@ class Prioritised(Protocol):
     """How likely each row of `train_rows` is to be drawn, up to a factor."""
 
 
+@runtime_checkable
+class Shifted(Protocol):
+    """An algorithm that takes its gradient elsewhere than at its weights (MetaRM)."""
+
+    def shifted(self, step: int) -> AbstractContextManager[None]:
+        """Around the loss and the gradient of the batch of optimizer step `step`."""
+        ...
+
+
 def total_steps(run: Run, rows: int) -> int:
     """Optimizer steps of a run over `rows` rows."""
     per_epoch = math.ceil(rows / run.settings.batch_size)
@@ -131,7 +141,8 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
             algorithm.model.train()
             # Dropout draws from the global stream: as a function of (seed, step) it survives a resume on any device.
             torch.manual_seed(generator(s.seed, "dropout", step).initial_seed())
-            values = _one_batch(algorithm, optimizer, batch, s.micro_batch_tokens, means)
+            with algorithm.shifted(step) if isinstance(algorithm, Shifted) else nullcontext():
+                values = _one_batch(algorithm, optimizer, batch, s.micro_batch_tokens, means)
             means.add({k: torch.tensor(v) for k, v in optimizer.step(_named(algorithm, batch)).items()})
             done = step + 1
             if isinstance(algorithm, Follows):

@@ -47,8 +47,8 @@ class RunSettings:
 
     policy: str = "builtin"
     """The model to start from: `builtin`, a directory, a hub id, or an artifact of the workspace."""
-    data: str | None = None
-    """Snapshot name, hash, or file; without it the newest snapshot that fits."""
+    data: str | list[str] | None = None
+    """Snapshot name, hash, or file; without it the newest snapshot that fits. reward_model mixes a list of them."""
     name: str | None = None
     """Name of the artifact; without it the method's name."""
     seed: int = 0

@@ -9,10 +9,12 @@ from typing import Any
 from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import find_artifact, write_artifact
 from prefloop.artifacts.workspace import Workspace
+from prefloop.audits.report import write_report
 from prefloop.errors import InputError
+from prefloop.evaluation.ceiling import human_ceiling
 from prefloop.evaluation.floors import length_floor, tfidf_length_floor
 from prefloop.evaluation.interval import mean_interval, share_interval, sliced_shares
-from prefloop.evaluation.reward_model import evaluate_scores
+from prefloop.evaluation.reward_model import evaluate_scores, features_followed, slices_of, worst_mistakes
 from prefloop.evaluation.win_rate import Judge, win_rate
 from prefloop.generation.policy import Completion, Policy
 from prefloop.generation.sampler import Sampling
@@ -23,6 +25,7 @@ from prefloop.records import Comparison, Messages, as_messages, prompt_id
 from prefloop.rewards.checkers import check_many
 from prefloop.rewards.learned import LearnedReward
 from prefloop.snapshots.formats import load_comparisons, load_prompts
+from prefloop.version import __version__
 from prefloop.workflows.places import Place, workspace_or_none
 from prefloop.workflows.references import artifact_at, model_at
 from prefloop.workflows.sampling import read_prompts
@@ -45,12 +48,14 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     workspace: Place = None,
+    report: str | Path | None = None,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a reward model (`comparisons`) or a policy (`against` another). In a workspace the result is kept.
 
-    A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, floors and length bias beside them. A snapshot's
-    held-out part is used; of any other file every pair is.
+    A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, human ceiling, floors, length bias, the features
+    that preferences follow and the worst mistakes beside them. A snapshot's held-out part is used; of any other file
+    every pair is. A page about it goes to `report`; without it, into the result in a workspace (`report` is its path).
     A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
     `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a
     list, a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so
@@ -61,7 +66,7 @@ def evaluate(
     say = log or (lambda words: None)
     if comparisons is not None:
         result = _reward_model(model, comparisons, seed, device, dtype, place, say)
-        return _kept(place, model, "reward_model", result, seed)
+        return _kept(place, model, "reward_model", result, seed, report)
     if against is None:
         raise InputError("evaluate needs comparisons (of a reward model) or another policy to measure against")
     asked = asked_prompts(prompts, seed, place)[:limit]
@@ -125,7 +130,7 @@ def _reward_model(
     place: Workspace | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Accuracy, calibration, slices and floors of a reward model on held-out pairs."""
+    """Accuracy, calibration, slices, ceiling, floors, mistakes and features of a reward model on held-out pairs."""
     source = _source(comparisons, place)
     test = _held_out(source)
     where = pick_device(device)
@@ -134,7 +139,7 @@ def _reward_model(
     prompts = [pair.prompt for pair in test]
     chosen, rejected = reward(prompts, [p.chosen for p in test]), reward(prompts, [p.rejected for p in test])
     groups = [prompt_id(prompt) for prompt in prompts]
-    subsets = [str(pair.columns.get("subset")) for pair in test]
+    slices = slices_of(test)
     result = evaluate_scores(
         chosen,
         rejected,
@@ -142,10 +147,23 @@ def _reward_model(
         [pair.label for pair in test],
         chosen_lengths=[len(p.chosen) for p in test],
         rejected_lengths=[len(p.rejected) for p in test],
-        slices={"subset": subsets} if len(set(subsets)) > 1 else None,
+        slices=slices,
+        scale=reward.temperature,
         temperature=len(set(groups)) >= 2,
         seed=seed,
     )
+    result["human_ceiling"] = human_ceiling(test, seed=seed)
+    result["slice_ceilings"] = {
+        column: {
+            name: human_ceiling([row for row, value in zip(test, values, strict=True) if value == name], seed=seed)
+            for name in sorted({value for value in values if value is not None})
+        }
+        for column, values in slices.items()
+    }
+    differences = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    result["mistakes"] = worst_mistakes(test, differences, reward.temperature)
+    say("which features preferences follow")
+    result["features"] = features_followed(test, differences, reward.temperature, seed=seed)
     result["floors"] = {"length": length_floor(test, seed=seed)}
     if Path(source).is_dir():
         train, _ = load_comparisons(source, split="train")
@@ -202,19 +220,41 @@ def _judge(ref: str | None, seed: int, device: str, dtype: str, place: Workspace
     return verdicts
 
 
-def _kept(place: Workspace | None, ref: str, kind: str, result: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Store the result beside the model, so that a report can show it."""
+def _kept(
+    place: Workspace | None,
+    ref: str,
+    kind: str,
+    result: dict[str, Any],
+    seed: int,
+    report: str | Path | None = None,
+) -> dict[str, Any]:
+    """Store the result beside the model, so that a report can show it; about a reward model, also as a page."""
     artifact = artifact_at(ref, kind, place)
+    page = {
+        "title": f"Reward model {artifact.name if artifact else Path(ref).name}",
+        "version": __version__,
+        "seed": seed,
+        "reward_model": result,
+    }
+    if report is not None and kind == "reward_model":
+        result = {**result, "report": str(write_report(page, Path(report)))}
     if place is None or artifact is None:
         return result
+
+    def fill(folder: Path) -> None:
+        write_json(folder / "evaluation.json", result)
+        if kind == "reward_model":
+            write_report(page, folder / "report.html")
+
     stored = write_artifact(
         place.artifacts,
         "evaluation",
         artifact.name,
-        lambda folder: write_json(folder / "evaluation.json", result),
+        fill,
         settings={"model": ref},
         parents=[artifact.hash],
         seeds={"seed": seed},
-        metrics=result,
+        metrics={name: value for name, value in result.items() if name != "mistakes"},
     )
-    return {**result, "artifact": str(stored.path)}
+    made = {"report": str(stored.path / "report.html")} if kind == "reward_model" else {}
+    return {**made, **result, "artifact": str(stored.path)}

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from prefloop.labelers.task_text import task_text
 from prefloop.models.load import BUILTIN, resolve
 from prefloop.records import Ledger, content_hash
 from prefloop.settings import as_dict, build_together, check_choice, merge, parse_overrides, read_yaml
+from prefloop.snapshots.build import KINDS
 from prefloop.store.feedback import answers
 from prefloop.training.method import Inputs, Method
 from prefloop.training.offline import train_offline
@@ -28,14 +29,15 @@ from prefloop.training.run import Run, RunSettings, read_metrics
 from prefloop.workflows.data import snapshot
 from prefloop.workflows.guarding import run_guard
 from prefloop.workflows.places import Place, store_of, workspace_at, workspace_or_none
-from prefloop.workflows.references import artifact_at
+from prefloop.workflows.references import artifact_at, kind_of
 
-ANSWERED = {"comparisons": "comparison", "demonstrations": "demonstration"}
-"""Kind of snapshot -> the kind of answer that it is made of."""
-SNAPSHOT_KINDS = {
+JUDGED = ("comparisons", "rankings", "ratings", "approvals", "edits", "flags")
+"""Snapshots that a reward model can learn from by themselves."""
+SNAPSHOT_KINDS: dict[str, tuple[str, ...]] = {
+    "feedback": ("feedback", *JUDGED),
     "comparisons": ("comparisons",),
     "demonstrations": ("demonstrations", "comparisons"),
-    "prompts": ("comparisons", "demonstrations", "prompts"),
+    "prompts": ("comparisons", "demonstrations", "feedback", *JUDGED[1:]),
     "rewards": (),
     "text": (),
 }
@@ -46,7 +48,7 @@ def train(
     method: str,
     run: str | Path | None = None,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     policy: str | Path | None = None,
     out: str | Path | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
@@ -59,7 +61,8 @@ def train(
     """Train with `method` and return `artifact`, `steps`, `seconds`, `metrics` and `ledger`.
 
     `run` is a YAML of settings; the arguments and `overrides` ("key=value", or a mapping) are laid on it. Without
-    `data` the newest snapshot that fits is taken, or one is made of the workspace's answers. With `out` the result goes
+    `data` the newest snapshot that fits is taken, or one is made of the workspace's answers; several `data` are one
+    mixture, which reward_model takes. With `out` the result goes
     there and no workspace is needed.
     Raises InputError for wrong settings, data or models; RunError when the work fails.
     """
@@ -68,8 +71,10 @@ def train(
     check_choice("train", method, tuple(METHODS))
     way = METHODS[method]
     mapping, base = _mapping(method, run)
-    given = {"policy": policy, "data": data, "device": device, "dtype": dtype}
+    given = {"policy": policy, "device": device, "dtype": dtype}
     mapping = merge(mapping, {key: str(value) for key, value in given.items() if value is not None})
+    if data is not None:
+        mapping["data"] = str(data) if isinstance(data, str | Path) else [str(one) for one in data]
     laid = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     mapping = merge({**way.defaults, **mapping}, laid)
     parts = build_together(way.settings, mapping, str(run or f"train {method}"))
@@ -87,10 +92,12 @@ def train(
         parents.append(artifact.hash)
         return str(artifact.path)
 
-    source = _data(place, settings.data, way, parents, log)
-    start = str(BUILTIN) if way.data == "text" else found(settings.policy, "policy")
+    sources = _data(place, settings.data, method, parents, log)
+    again = way.makes == "reward_model" and kind_of(settings.policy, place) == "reward_model"
+    start = str(BUILTIN) if way.data == "text" else found(settings.policy, "reward_model" if again else "policy")
     # A snapshot is a parent and named by its hash; a plain file may change between a kill and a resume.
-    read = {"data_sha256": sha256_of(source)} if source is not None and source.is_file() else {}
+    files = [sha256_of(source) for source in sources if source.is_file()]
+    read = {"data_sha256": files[0] if len(files) == 1 else files} if files else {}
     written = {key: value for part in parts for key, value in as_dict(part).items()}
     resolved = {"method": method, **written, **read, "parents": sorted(parents)}
     job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
@@ -106,9 +113,10 @@ def train(
         ledger = Ledger()
         texts = {"task_text": lambda s: task_text(10**9, s)}
         store = place.artifacts if place is not None else None
-        inputs = Inputs(start, source, found, base, texts, ledger, online, store)
+        first, more = next(iter(sources), None), tuple(sources[1:])
+        inputs = Inputs(start, first, found, base, texts, ledger, online, store, more)
         algorithm = way.build(parts[-1], job, inputs)
-        ledger.check(settings.max_dropped, str(source or method))
+        ledger.check(settings.max_dropped, ", ".join(map(str, sources)) or method)
         log(f"{method}: {ledger.used} rows ({ledger.words()})")
         watch = None
         if online is not None and online.guard is not None:
@@ -155,18 +163,36 @@ def _mapping(method: str, run: str | Path | None) -> tuple[dict[str, Any], Path]
     named = mapping.pop("method", method)
     if named != method:
         raise InputError(f"{run} is a run of {named!r}, not of {method!r}; use: prefloop train {named} {run}")
+
+    def own(ref: Any) -> Any:
+        return str((base / ref).resolve()) if isinstance(ref, str) and (base / ref).exists() else ref
+
     for key in ("policy", "data", "reward_model"):
-        if isinstance(mapping.get(key), str) and (base / mapping[key]).exists():
-            mapping[key] = str((base / mapping[key]).resolve())
+        if key in mapping:
+            mapping[key] = [own(ref) for ref in mapping[key]] if isinstance(mapping[key], list) else own(mapping[key])
     return mapping, base
 
 
 def _data(
-    place: Workspace | None, ref: str | None, way: Method, parents: list[str], log: Callable[[str], None]
-) -> Path | None:
+    place: Workspace | None,
+    given: str | list[str] | None,
+    method: str,
+    parents: list[str],
+    log: Callable[[str], None],
+) -> list[Path]:
     """Where the rows are; a snapshot becomes a parent."""
-    if way.data == "text":
-        return None
+    need = METHODS[method].data
+    if need == "text":
+        return []
+    refs = given if isinstance(given, list) else [given]
+    if len(refs) > 1 and need != "feedback":
+        raise InputError(f"{method} reads one data set, got {len(refs)}: {', '.join(map(str, refs))}")
+    return [_data_set(place, ref, METHODS[method], parents, log) for ref in refs]
+
+
+def _data_set(
+    place: Workspace | None, ref: str | None, way: Method, parents: list[str], log: Callable[[str], None]
+) -> Path:
     if ref is not None and Path(ref).is_file():
         return Path(ref)
     if ref is not None:
@@ -182,8 +208,9 @@ def _data(
         if not there:
             there = [_first_snapshot(place, way, log)]
         best = next(k for k in SNAPSHOT_KINDS[way.data] if any(_rows_kind(a) == k for a in there))
-        artifact = find_artifact(None, str([a for a in there if _rows_kind(a) == best][-1].path))
-        log(f"data: the newest snapshot of {best}, {artifact.path.name}")
+        wanted = there if way.data == "feedback" else [a for a in there if _rows_kind(a) == best]
+        artifact = find_artifact(None, str(wanted[-1].path))
+        log(f"data: the newest snapshot of {_rows_kind(artifact)}, {artifact.path.name}")
     parents.append(artifact.hash)
     return artifact.path
 
@@ -192,20 +219,26 @@ def _first_snapshot(place: Workspace, way: Method, log: Callable[[str], None]) -
     """Freeze the workspace's answers, because nobody has yet. Raises InputError where there are none that fit."""
     if way.data == "rewards":
         raise InputError("logged rewards are not people's answers: give --data FILE with prompt, completion and reward")
-    for kind in SNAPSHOT_KINDS[way.data]:
-        with store_of(place) as store:
-            answered = kind in ANSWERED and next(iter(answers(store, kind=ANSWERED[kind])), None) is not None
-        if answered:
-            made = snapshot(kind, workspace=place).artifact
-            log(f"no snapshot yet: froze the workspace's {kind} as {made.path.name}")
-            return made
+    with store_of(place) as store:
+        given = {kind for kind in (*JUDGED, "demonstrations") if _first(answers(store, kind=KINDS[kind]))}
+    kinds = [kind for kind in SNAPSHOT_KINDS[way.data] if kind in given]
+    if kinds:
+        kind = "feedback" if way.data == "feedback" and len(given) > 1 else kinds[0]
+        made = snapshot(kind, workspace=place).artifact
+        log(f"no snapshot yet: froze the workspace's {kind} as {made.path.name}")
+        return made
     raise InputError(
-        f"{place.root} holds no {way.data}; bring some with: prefloop import FILE --as {way.data}, or give --data FILE"
+        f"{place.root} holds no {way.data}; bring some with: prefloop import FILE --as "
+        f"{'comparisons' if way.data == 'feedback' else way.data}, or give --data FILE"
     )
 
 
+def _first(rows: Iterator[Any]) -> bool:
+    return next(rows, None) is not None
+
+
 def _rows_kind(snapshot: Artifact) -> str | None:
-    """comparisons or demonstrations: what a snapshot was made as."""
+    """What a snapshot was made as."""
     kind: str | None = snapshot.manifest["settings"].get("as")
     return kind
 

@@ -61,7 +61,8 @@ def test_what_can_be_separated_is(inputs: Path, tmp_path: Path) -> None:
 
 
 def set_scores(algorithm: Any, monkeypatch: pytest.MonkeyPatch, chosen: list[float], rejected: list[float]) -> None:
-    monkeypatch.setattr(type(algorithm), "scores", lambda self, texts: torch.tensor([*chosen, *rejected]))
+    both = [[score] for pair in zip(chosen, rejected, strict=True) for score in pair]
+    monkeypatch.setattr(type(algorithm), "scores", lambda self, texts: torch.tensor(both))
 
 
 def test_loss_and_metrics(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +71,8 @@ def test_loss_and_metrics(inputs: Path, tmp_path: Path, monkeypatch: pytest.Monk
     set_scores(algorithm, monkeypatch, [math.log(3), 1.0, 0.0], [0.0, 1.0, math.log(3)])
     loss = algorithm.loss(algorithm.train_rows[:3])
     assert loss.values.tolist() == pytest.approx([-math.log(0.75), math.log(2), -math.log(0.25)], rel=1e-5)
-    assert loss.metrics["rewards/accuracies"].tolist() == [1.0, 0.0, 0.0]
-    assert loss.metrics["rewards/margins"].tolist() == pytest.approx([math.log(3), 0.0, -math.log(3)])
+    assert loss.metrics["rewards/accuracies"][0].tolist() == [1.0, 0.0, 0.0]
+    assert loss.metrics["rewards/margins"][0].tolist() == pytest.approx([math.log(3), 0.0, -math.log(3)])
 
 
 def test_centring_and_margin(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,8 @@ def test_centring_and_margin(inputs: Path, tmp_path: Path, monkeypatch: pytest.M
 
     algorithm, _ = build("reward_model", inputs, tmp_path / "run", center=0.01, margin=True)
     set_scores(algorithm, monkeypatch, [2.0], [1.0])
-    row = replace(algorithm.train_rows[0], margin=1.0)
+    row = algorithm.train_rows[0]
+    row = replace(row, said=replace(row.said, margin=1.0))
     # the margin leaves a difference of 0; (2 + 1)^2 / 100 keeps the scores near 0
     assert algorithm.loss([row]).values.tolist() == pytest.approx([math.log(2) + 0.09], rel=1e-5)
 
@@ -89,12 +91,13 @@ def test_a_soft_label_and_a_weight(inputs: Path, tmp_path: Path, monkeypatch: py
 
     algorithm, _ = build("reward_model", inputs, tmp_path / "run")
     set_scores(algorithm, monkeypatch, [math.log(3), 5.0], [0.0, 1.0])
-    soft = replace(algorithm.train_rows[0], label=0.6, weight=0.5)
-    tie = replace(algorithm.train_rows[1], label=0.5)
+    one, other = algorithm.train_rows[:2]
+    soft = replace(one, said=replace(one.said, label=0.6), weight=0.5)
+    tie = replace(other, said=replace(other.said, label=0.5))
     loss = algorithm.loss([soft, tie])
     assert loss.values[0].item() == pytest.approx(-0.6 * math.log(0.75) - 0.4 * math.log(0.25), rel=1e-5)
     assert loss.weights.tolist() == [0.5, 1.0]
-    assert loss.metrics["rewards/accuracies"].tolist() == [1.0, 0.5]
+    assert loss.metrics["rewards/accuracies"][0].tolist() == [1.0, 0.5]
 
 
 def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
@@ -113,8 +116,8 @@ def test_everybody_sees_the_same_ids(inputs: Path, tmp_path: Path) -> None:
     texts = [reward_model.template.encode(TURNS, answer, 512)]
     scorers = (LearnedReward(inputs / "rm", torch.float32, CPU), ppo.roles.reward)
     for head in (*(scorer.head for scorer in scorers), reward_model.head):
-        honest = head.of
-        head.of = lambda texts, honest=honest: (seen.extend(text.ids for text in texts), honest(texts))[1]
+        honest = head.states
+        head.states = lambda texts, honest=honest: (seen.extend(text.ids for text in texts), honest(texts))[1]
     for scorer in scorers:
         scorer.max_length = 512
         scorer([TURNS], [answer])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prefloop.errors import InputError
-from prefloop.evaluation.reward_model import evaluate_scores, length_bias
+from prefloop.evaluation.reward_model import evaluate_scores, length_bias, slices_of, worst_mistakes
 
 
 def test_accuracy_by_hand():
@@ -111,3 +111,49 @@ def test_lengths_follow_the_better_text_not_the_column():
 def test_bad_input_is_named(arguments, words):
     with pytest.raises(InputError, match=words):
         evaluate_scores(**arguments)
+
+
+def pair(prompt, chosen, rejected, label=1.0, **columns):
+    from prefloop.records import Comparison
+
+    user = [{"role": "user", "content": prompt}]
+    return Comparison(prompt=user, chosen=chosen, rejected=rejected, label=label, columns=columns)
+
+
+def test_a_model_that_brings_its_temperature_is_measured_with_it():
+    rng = np.random.default_rng(0)
+    d = rng.normal(scale=1.5, size=20_000)
+    margin = 3 * np.where(rng.random(20_000) < 1 / (1 + np.exp(-d)), d, -d)
+    raw = evaluate_scores(margin, np.zeros(20_000))
+    brought = evaluate_scores(margin, np.zeros(20_000), scale=3.0)
+    assert raw["ece"] == raw["ece_uncalibrated"] == brought["ece_uncalibrated"] > 0.14
+    assert brought["ece"] < 0.01
+    assert brought["stored_temperature"] == 3.0
+
+
+def test_slices_by_column_strength_and_length():
+    rows = [
+        pair("p", "long answer here", "x", subset="a", strength=3),
+        pair("q", "same", "size", subset="b", strength=1.4),
+        pair("r", "long answer here", "x", label=0.2, subset="b"),  # the short one is better
+    ]
+    found = slices_of(rows)
+    assert found["subset"] == ["a", "b", "b"]
+    assert found["strength"] == ["3 much better", "1 slightly better", None]
+    assert found["better text"] == ["more than twice as long", "about as long", "less than half as long"]
+    assert "source" not in found
+
+
+def test_the_worst_mistakes_are_those_it_was_surest_of():
+    rows = [
+        pair("p", "a", "b"),
+        pair("q", "c", "d", label=0.25, question="q7"),
+        pair("r", "e", "f"),
+        pair("s", "g", "h", label=0.5),
+    ]
+    found = worst_mistakes(rows, [2.0, 2 * np.log(3), -0.5, 9.0], scale=2.0)
+    assert [one["prompt"] for one in found] == ["q", "r"]
+    assert (found[0]["better"], found[0]["worse"]) == ("d", "c")
+    assert found[0]["confidence"] == pytest.approx(0.75)
+    assert found[0]["label"] == 0.75
+    assert found[0]["columns"] == {"question": "q7"}

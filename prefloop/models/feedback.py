@@ -1,0 +1,152 @@
+"""What a reward model holds beside its trunk and its score: thresholds of the answers, further heads, a temperature.
+
+All of it is a few numbers, kept in config.json under keys of our own, so that every other program loads the folder as a
+sequence classifier with one label and never meets them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prefloop.functional.feedback import rating_logprobs, yes_logprobs
+
+ANSWERS_KEY = "prefloop_answers"
+"""How scores become answers: `{"ties": nu or null, "questions": {name: {"slope", "thresholds"}}}`."""
+HEADS_KEY = "prefloop_heads"
+"""Further heads: `{name: {"weight": [d numbers], "bias": number}}`; an ensemble's members are called `member:0`, ..."""
+TEMPERATURE_KEY = "prefloop_temperature"
+"""P(a is preferred to b) = sigmoid((score(a) - score(b)) / T)."""
+MEMBER = "member:"
+RATE = 20.0
+"""These few numbers move so many times faster than the weights under one learning rate."""
+SPREAD = 1.18
+"""A threshold under scores of standard deviation 1 lies so much further out than the logit of its share says."""
+
+
+class Answers(nn.Module):
+    """The thresholds between a score and what is said about it, trained along with the model.
+
+    `questions`: how often each level was said (lowest first), by question: the thresholds start where scores of mean 0
+    and standard deviation 1 would give those shares. A question that got one answer only cannot tell its threshold: it
+    stays at 0. `ties`: share of the comparisons that were ties, 0 for none.
+    """
+
+    def __init__(self, questions: Mapping[str, Sequence[float]], ties: float = 0.0) -> None:
+        super().__init__()
+        self.names = sorted(questions)
+        counts = [torch.tensor(questions[name], dtype=torch.float32) for name in self.names]
+        starts = []
+        for count in counts:
+            below = (count.cumsum(0)[:-1] + 0.5) / (count.sum() + 1)
+            alone = int((count > 0).sum()) < 2 and len(count) == 2
+            starts.append(torch.zeros(1) if alone else SPREAD * torch.logit(below))
+        self.starts = [_apart(start) for start in starts]
+        free = [not (int((count > 0).sum()) < 2 and len(count) == 2) for count in counts]
+        self.moves = nn.ParameterList(
+            nn.Parameter(torch.zeros(len(start)), requires_grad=one)
+            for start, one in zip(self.starts, free, strict=True)
+        )
+        self.slopes = nn.ParameterList(nn.Parameter(torch.zeros(()), requires_grad=one) for one in free)
+        self.tie_start = math.log(2.3 * ties / (1 - min(ties, 0.99))) if ties > 0 else None
+        self.tie_move = nn.Parameter(torch.zeros(()), requires_grad=self.tie_start is not None)
+
+    @property
+    def log_ties(self) -> Float[Tensor, ""] | None:
+        """log nu of Davidson's model; None where nobody said tie."""
+        return None if self.tie_start is None else self.tie_start + RATE * self.tie_move
+
+    def thresholds(self, name: str) -> Float[Tensor, "k"]:
+        """In increasing order."""
+        at = self.names.index(name)
+        move, start = RATE * self.moves[at], self.starts[at].to(self.moves[at].device)
+        steps = start.diff() * move[1:].exp()
+        return torch.cat([start[:1] + move[:1], start[:1] + move[:1] + steps.cumsum(0)])
+
+    def slope(self, name: str) -> Float[Tensor, ""]:
+        """How much more decided the answers get with the score."""
+        steep: Tensor = (RATE * self.slopes[self.names.index(name)]).exp()
+        return steep
+
+    def logprobs(self, name: str, score: Float[Tensor, "n"]) -> Float[Tensor, "n levels"]:
+        """log P of each level of a question, lowest first; of a yes or no, (no, yes)."""
+        thresholds, steep = self.thresholds(name), self.slope(name) * score
+        return yes_logprobs(steep - thresholds) if len(thresholds) == 1 else rating_logprobs(steep, thresholds)
+
+    @torch.no_grad()
+    def as_config(
+        self, criteria: Mapping[str, tuple[float, float]], score: tuple[float, float] = (1.0, 0.0)
+    ) -> dict[str, Any]:
+        """For config.json, where each score has become gain * score + bias: (gain, bias) by criterion, else `score`."""
+        questions = {}
+        for name in self.names:
+            gain, bias = criteria.get(name.partition(":")[2], score)
+            slope = float(self.slope(name)) / gain
+            questions[name] = {"slope": slope, "thresholds": [float(t) + slope * bias for t in self.thresholds(name)]}
+        return {"ties": None if self.log_ties is None else float(self.log_ties.exp()), "questions": questions}
+
+
+def _apart(start: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
+    """Thresholds at least a little apart: a level that nobody chose keeps a probability."""
+    if len(start) == 1:
+        return start
+    return torch.cat([start[:1], start[:1] + start.diff().clamp_min(0.05).cumsum(0)])
+
+
+class Heads(nn.Module):
+    """Further scores of the same state: one for each criterion, or for each member of an ensemble."""
+
+    def __init__(self, names: Sequence[str], width: int, seed: int, stored: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.names = list(names)
+        weight = torch.empty(len(names), width)
+        bias = torch.zeros(len(names))
+        for place, name in enumerate(names):
+            draw = torch.Generator().manual_seed(seed * 1009 + place + 1)
+            weight[place] = torch.randn(width, generator=draw) / (width + 1) ** 0.5
+            if stored and name in stored:
+                weight[place] = torch.tensor(stored[name]["weight"])
+                bias[place] = float(stored[name]["bias"])
+        self.weight = nn.Parameter(weight, requires_grad=len(names) > 0)
+        self.register_buffer("bias", bias)
+        self.bias: Tensor
+
+    @classmethod
+    def stored(cls, config: Any) -> Heads:
+        """Those that a reward model's config holds; none where it holds none."""
+        kept = getattr(config, HEADS_KEY, None) or {}
+        return cls(list(kept), config.get_text_config().hidden_size, 0, kept)
+
+    @property
+    def members(self) -> list[int]:
+        """Places of an ensemble's members."""
+        return [place for place, name in enumerate(self.names) if name.startswith(MEMBER)]
+
+    @property
+    def criteria(self) -> list[str]:
+        """Names of the criteria."""
+        return [name for name in self.names if not name.startswith(MEMBER)]
+
+    def forward(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n heads"]:
+        """One score for each state and head, in float32."""
+        return nn.functional.linear(states.float(), self.weight.float(), self.bias.float())
+
+    @torch.no_grad()
+    def scale(self, places: Sequence[int], gain: float, bias: float) -> None:
+        """Their scores become gain * score + bias."""
+        for place in places:
+            self.weight[place] *= gain
+            self.bias[place] = gain * self.bias[place] + bias
+
+    @torch.no_grad()
+    def as_config(self) -> dict[str, Any]:
+        """For config.json."""
+        return {
+            name: {"weight": [float(w) for w in self.weight[place]], "bias": float(self.bias[place])}
+            for place, name in enumerate(self.names)
+        }
