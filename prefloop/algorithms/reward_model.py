@@ -37,9 +37,8 @@ from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
 from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE_KEY, Answers, Heads
 from prefloop.models.heads import ScoreHead
-from prefloop.models.load import BIAS_KEY, load_tokenizer
+from prefloop.models.load import BIAS_KEY, base_of, load_tokenizer
 from prefloop.models.template import Encoded, Template
-from prefloop.models.trees import base_of
 from prefloop.records import QUESTION_KINDS
 from prefloop.settings import check_choice
 from prefloop.training.meta import MetaSettings, ascended
