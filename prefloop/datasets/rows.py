@@ -139,7 +139,7 @@ def rewarded_rows(
 
 def train_demonstrations(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Demonstration]:
     """The training side's demonstrations of a snapshot or file, as texts."""
-    return _split(load_demonstrations, source, ledger, test_share, max_dropped)[0]
+    return split_rows(load_demonstrations, source, ledger, test_share, max_dropped)[0]
 
 
 def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_dropped: float) -> list[Messages]:
@@ -150,7 +150,7 @@ def train_prompts(source: Path, ledger: Ledger, *, test_share: float, max_droppe
 
 def held_out_prompts(source: Path, *, test_share: float, max_dropped: float) -> list[Messages]:
     """The held-out side's prompts, each once, in order; `train_prompts` has them in its ledger already."""
-    _, items = _split(load_prompts, source, Ledger(), test_share, max_dropped)
+    _, items = split_rows(load_prompts, source, Ledger(), test_share, max_dropped)
     return list({prompt_id(item): item for item in items}.values())
 
 

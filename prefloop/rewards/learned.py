@@ -17,7 +17,6 @@ from prefloop.models.feedback import TEMPERATURE_KEY, Heads
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_reward_model, load_tokenizer, positions_of
 from prefloop.models.template import Encoded, Template
-from prefloop.models.trees import Forest
 from prefloop.records import Message
 from prefloop.settings import check_choice
 
@@ -63,12 +62,8 @@ class LearnedReward:
     def states(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> npt.NDArray[np.float64]:
         """What the trunk makes of each text, (n, d): the state of its last token, from which the score is read."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
-        rows: dict[int, npt.NDArray[np.float64]] = {}
-        for micro in text_batches(texts, self.budget):
-            forest = Forest.plant([texts[i] for i in micro])
-            hidden = self.head.trunk(forest)[forest.last().to(self.device)]
-            rows |= dict(zip(micro, hidden.double().cpu().numpy(), strict=True))
-        return np.stack([rows[i] for i in range(len(texts))])
+        found: npt.NDArray[np.float64] = self._read(texts, lambda states: states).double().numpy()
+        return found
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
