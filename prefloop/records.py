@@ -146,6 +146,8 @@ EXPECTED_DROPS = frozenset(
         "unchanged",
         "spans only",
         "nothing to compare with",
+        "no approval",
+        "no ranking",
     }
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""

@@ -32,6 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "apo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "simpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "orpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "kto": {"batch_size": 8, "epochs": 3, "max_length": 64},
+    "ranked_dpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "ilql": {"batch_size": 4, "epochs": 3, "max_length": 64, "polyak": 0.1},
     "alol": {"batch_size": 4, "epochs": 3, "max_length": 64, "value_epochs": 2, "max_new_tokens": 8},
     "awr": {"batch_size": 4, "epochs": 3, "max_length": 64},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,16 +20,19 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from prefloop.datasets.collate import pad
+from prefloop.datasets.collate import micro_batches, pad
+from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, feedback_rows
 from prefloop.datasets.rows import PairRow, comparison_rows
 from prefloop.errors import InputError
 from prefloop.functional import preference as losses
+from prefloop.functional.feedback import plackett_luce
 from prefloop.functional.logprobs import token_collision, token_logprobs
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Encoded, Template
+from prefloop.records import Ledger
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.reference import reference_logprobs
@@ -117,6 +120,30 @@ class ORPOConfig:
 
     odds_weight: PositiveFloat = 0.1
     """Lambda: weight of the odds-ratio term beside the negative log-likelihood."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOConfig:
+    """Settings of `train kto`, beside those every run has."""
+
+    beta: PositiveFloat = 0.1
+    """How dear it is to leave the reference."""
+    desirable_weight: NonNegativeFloat = 1.0
+    """Weight of approved completions; with so many more disapproved ones that the two sides should count alike."""
+    undesirable_weight: NonNegativeFloat = 1.0
+    """Weight of disapproved completions."""
+    renewal: Renewal | None = None
+    """Let the reference follow the policy (TR-KTO)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedDPOConfig:
+    """Settings of `train ranked_dpo`, beside those every run has."""
+
+    beta: PositiveFloat = 0.1
+    """How dear it is to leave the reference."""
+    renewal: Renewal | None = None
+    """Let the reference follow the policy."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +313,194 @@ class PairPreference:
 
     def save(self, folder: Path) -> None:
         save_trained(self.model, self.tokenizer, folder)
+
+
+@dataclass(frozen=True)
+class ApprovalRow:
+    """A completion that was judged by itself, and its prompt with the completion of another one."""
+
+    text: Encoded
+    other: Encoded
+    label: float
+    """Probability that it is approved."""
+    weight: float
+    identity: str
+
+    @property
+    def length(self) -> int:
+        return self.text.length
+
+
+class KTO:
+    """Rows are single completions that were approved or not; gains and losses count from the KL of the policy.
+
+    The KL z0 is estimated for each batch on mismatched pairs: prompts with the completions of other prompts. Each row's
+    is chosen once, so that the reference's log-probabilities are known before the first step.
+    """
+
+    name = "kto"
+
+    def __init__(self, config: KTOConfig, run: Run, inputs: Inputs) -> None:
+        s = run.settings
+        self.config, self.device, self.budget = config, pick_device(s.device), s.micro_batch_tokens
+        self.tokenizer = load_tokenizer(inputs.policy)
+        self.template = Template(self.tokenizer)
+        assert inputs.data is not None
+        longest = longest_row(inputs.policy, s, run.log)
+        train, held_out = feedback_rows(
+            [inputs.data],
+            self.template,
+            longest,
+            inputs.ledger,
+            test_share=s.test_share,
+            max_dropped=s.max_dropped,
+        )
+        self.train_rows = approval_rows(train, longest, inputs.ledger)
+        self.eval_rows = approval_rows(held_out, longest, inputs.ledger)
+        run.log(_balance(self.train_rows, config))
+        self.scorer = Scorer(run, inputs, self.template, config.renewal)
+        self.model: nn.Module = self.scorer.model
+        self.followers, self.follow = self.scorer.followers, self.scorer.follow
+        rows = [*self.train_rows, *self.eval_rows]
+        self.scorer.remember([text for row in rows for text in (row.text, row.other)])
+        self.zero = torch.zeros((), device=self.device)
+
+    def length(self, row: ApprovalRow) -> int:
+        return row.length
+
+    def weight(self, row: ApprovalRow) -> float:
+        return row.weight
+
+    def identity(self, row: ApprovalRow) -> str:
+        return row.identity
+
+    def prepare(self, rows: Sequence[ApprovalRow]) -> None:
+        """z0 = max(0, mean of h over the batch's mismatched pairs)."""
+        if rows:
+            others = [row.other for row in rows]
+            parts = micro_batches(others, lambda text: text.length, self.budget)
+            self.zero = torch.cat([self.scorer.measure(part).ratios for part in parts]).mean().clamp(min=0)
+
+    def loss(self, rows: Sequence[ApprovalRow]) -> Loss:
+        """Equation 8 of Ethayarajh et al., one value per completion."""
+        c = self.config
+        measured = self.scorer.measure([row.text for row in rows])
+        label, weight = (torch.tensor([getattr(r, n) for r in rows], device=self.device) for n in ("label", "weight"))
+        reward = c.beta * measured.ratios
+        values = losses.kto(reward, c.beta * self.zero, label, c.desirable_weight, c.undesirable_weight)
+        metrics = {"kl": self.zero[None]}
+        for side, mask in (("chosen", label > 0.5), ("rejected", label < 0.5)):
+            if mask.any():
+                metrics[f"rewards/{side}"] = reward.detach()[mask]
+                metrics[f"logps/{side}"] = measured.logprobs.detach()[mask]
+        return Loss(values, weight, metrics)
+
+    def save(self, folder: Path) -> None:
+        save_trained(self.model, self.tokenizer, folder)
+
+
+def approval_rows(rows: Sequence[FeedbackRow], longest: int, ledger: Ledger) -> list[ApprovalRow]:
+    """Approvals as they are, comparisons as two; each with the completion of the next row that has another prompt.
+
+    What is neither is dropped as "no approval".
+    """
+    single: list[tuple[Encoded, float, FeedbackRow]] = []
+    for row in rows:
+        if isinstance(row.said, Judged):
+            single.append((row.texts[0], float(row.said.good), row))
+        elif isinstance(row.said, Compared):
+            single += [(row.texts[0], row.said.label, row), (row.texts[1], 1 - row.said.label, row)]
+            ledger.note("pair taken as two approvals")
+        else:
+            ledger.drop("no approval")
+    prompts = [text.ids[: text.prompt_length] for text, _, _ in single]
+    found = []
+    for i, (text, label, row) in enumerate(single):
+        turned = (*range(i + 1, len(single)), *range(i))
+        j = next((j for j in turned if prompts[j] != prompts[i]), i)
+        other = single[j][0]
+        ids = [*prompts[i], *other.ids[other.prompt_length :]][:longest]
+        found.append(ApprovalRow(text, Encoded(ids, len(prompts[i])), label, row.weight, row.identity))
+    return found
+
+
+def _balance(rows: Sequence[ApprovalRow], config: KTOConfig) -> str:
+    """What the weights make of the numbers of both sides; the paper advises a ratio of 1 to 4/3."""
+    good = sum(row.label * row.weight for row in rows)
+    bad = sum((1 - row.label) * row.weight for row in rows)
+    if not good or not bad or not config.undesirable_weight:
+        return f"kto: {good:g} approved and {bad:g} disapproved completions: one side has nothing to say"
+    ratio = config.desirable_weight * good / (config.undesirable_weight * bad)
+    advice = (
+        "" if 1 <= ratio <= 4 / 3 + 1e-9 else "; from 1 to 1.33 is advised, by desirable_weight or undesirable_weight"
+    )
+    return f"kto: {good:g} approved and {bad:g} disapproved completions, which count {ratio:.2f} to 1{advice}"
+
+
+class RankedDPO:
+    """Rows are rankings of the completions of one prompt; the loss has one value per ranking."""
+
+    name = "ranked_dpo"
+
+    def __init__(self, config: RankedDPOConfig, run: Run, inputs: Inputs) -> None:
+        s = run.settings
+        self.config, self.device = config, pick_device(s.device)
+        self.tokenizer = load_tokenizer(inputs.policy)
+        self.template = Template(self.tokenizer)
+        assert inputs.data is not None
+        longest = longest_row(inputs.policy, s, run.log)
+        rows = feedback_rows(
+            [inputs.data],
+            self.template,
+            longest,
+            inputs.ledger,
+            test_share=s.test_share,
+            max_dropped=s.max_dropped,
+        )
+        self.train_rows, self.eval_rows = (ranked_rows(side, inputs.ledger) for side in rows)
+        self.scorer = Scorer(run, inputs, self.template, config.renewal)
+        self.model: nn.Module = self.scorer.model
+        self.followers, self.follow = self.scorer.followers, self.scorer.follow
+        self.scorer.remember([text for row in (*self.train_rows, *self.eval_rows) for text in row.texts])
+
+    def length(self, row: FeedbackRow) -> int:
+        return row.length
+
+    def weight(self, row: FeedbackRow) -> float:
+        return row.weight
+
+    def identity(self, row: FeedbackRow) -> str:
+        return row.identity
+
+    def loss(self, rows: Sequence[FeedbackRow]) -> Loss:
+        """Equation 20 of Rafailov et al.: Plackett-Luce of the rewards, ties as in functional/feedback.py."""
+        measured = self.scorer.measure([text for row in rows for text in row.texts])
+        most = max(len(row.texts) for row in rows)
+        valid = torch.tensor([[i < len(row.texts) for i in range(most)] for row in rows], device=self.device)
+        padded = [[*row.said.ranks, *[0] * (most - len(row.texts))] for row in rows if isinstance(row.said, Ranked)]
+        ranks = torch.tensor(padded, dtype=torch.float32, device=self.device)
+        rewards = torch.zeros_like(ranks).masked_scatter(valid, self.config.beta * measured.ratios)
+        better = (ranks[:, :, None] < ranks[:, None, :]) & valid[:, :, None] & valid[:, None, :]
+        differences = (rewards[:, :, None] - rewards[:, None, :]).detach()[better]
+        metrics = {"rewards/accuracies": (differences > 0).float(), "rewards/margins": differences}
+        weight = torch.tensor([row.weight for row in rows], device=self.device)
+        return Loss(plackett_luce(rewards, ranks, valid), weight, metrics)
+
+    def save(self, folder: Path) -> None:
+        save_trained(self.model, self.tokenizer, folder)
+
+
+def ranked_rows(rows: Sequence[FeedbackRow], ledger: Ledger) -> list[FeedbackRow]:
+    """Rankings as they are, clear comparisons as rankings of two; what is neither is dropped as "no ranking"."""
+    found = []
+    for row in rows:
+        if isinstance(row.said, Compared) and row.said.label in (0.0, 1.0):
+            row = replace(row, said=Ranked((1, 2) if row.said.label == 1.0 else (2, 1)))
+        if isinstance(row.said, Ranked):
+            found.append(row)
+        else:
+            ledger.drop("no ranking")
+    return found
 
 
 def sides(row: PairRow) -> tuple[Encoded, Encoded]:

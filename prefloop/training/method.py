@@ -40,7 +40,7 @@ class Method:
     defaults: dict[str, Any]
     """Run settings that this method would choose otherwise than RunSettings does."""
     makes: Literal["policy", "reward_model"]
-    data: Literal["feedback", "comparisons", "demonstrations", "prompts", "rewards", "text"]
+    data: Literal["feedback", "comparisons", "approvals", "rankings", "demonstrations", "prompts", "rewards", "text"]
     loop: Literal["offline", "online"]
     build: Callable[[Any, Run, Inputs], Any]
     summary: str

@@ -36,6 +36,8 @@ JUDGED = ("comparisons", "rankings", "ratings", "approvals", "edits", "flags")
 SNAPSHOT_KINDS: dict[str, tuple[str, ...]] = {
     "feedback": ("feedback", *JUDGED),
     "comparisons": ("comparisons",),
+    "approvals": ("approvals", "flags", "comparisons", "feedback"),
+    "rankings": ("rankings", "edits", "comparisons", "feedback"),
     "demonstrations": ("demonstrations", "comparisons"),
     "prompts": ("comparisons", "demonstrations", "feedback", *JUDGED[1:]),
     "rewards": (),

@@ -18,6 +18,7 @@ from prefloop.algorithms.preference import (
     APOConfig,
     DPOConfig,
     IPOConfig,
+    KTOConfig,
     Measured,
     Objective,
     ORPOConfig,
@@ -29,9 +30,11 @@ from prefloop.algorithms.preference import (
     simpo,
 )
 from prefloop.errors import InputError, RunError
+from prefloop.functional import preference as losses
+from prefloop.models.template import Encoded
 from prefloop.settings import build as build_settings
 from prefloop.training.offline import evaluate_offline, train_offline
-from tests.small import build, write_inputs
+from tests.small import FRUITS, build, write_inputs
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "trl_losses.json").read_text(encoding="utf-8"))
 """What TRL 1.16's own code made of random batches: benchmarks/trl_losses.py."""
@@ -255,3 +258,156 @@ def test_a_renewed_reference_survives_a_stop(inputs: Path, tmp_path: Path, monke
         assert torch.equal(again.followers()[name], reference)
     for ours, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+# Single completions: KTO
+
+
+def write_approvals(path: Path, n: int = 12) -> Path:
+    """Thumbs: fruits that come first are approved, the others not; some answers are longer than others."""
+    rows = [
+        {
+            "prompt": f"Which fruit, number {i // 2}?",
+            "completion": (FRUITS[i % 4] + " please" * (i % 3)) if i % 2 == 0 else FRUITS[4 + i % 4],
+            "label": i % 2 == 0,
+        }
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_kto_is_what_trl_computes() -> None:
+    """The loss of a batch and its gradient, z0 included, which TRL measures on the completions turned by one."""
+    (case,) = (c for c in GOLDEN["cases"] if c["method"] == "kto")
+    given = {k: torch.tensor(v, dtype=torch.double) for k, v in GOLDEN["batches"]["pairs"].items()}
+    logprobs = given["logprobs"].requires_grad_()
+    ratios = logprobs - given["reference"]
+    s = case["settings"]
+    zero = ratios.detach().mean().clamp(min=0)  # turned by one they have the same mean
+    label = (torch.arange(len(ratios)) < len(ratios) // 2).double()
+    loss = losses.kto(
+        s["beta"] * ratios, s["beta"] * zero, label, s["desirable_weight"], s["undesirable_weight"]
+    ).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-5)
+    assert logprobs.grad is not None
+    expected = torch.tensor(case["gradient"], dtype=torch.double)
+    torch.testing.assert_close(logprobs.grad, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+def test_kto_starts_at_half_its_weights(inputs: Path, tmp_path: Path) -> None:
+    """At the reference every completion costs half its weight, and z0 is 0."""
+    data = str(write_approvals(tmp_path / "thumbs.jsonl"))
+    algorithm, _ = build("kto", inputs, tmp_path / "run", data=data, undesirable_weight=1.2)
+    algorithm.model.eval()
+    with torch.no_grad():
+        algorithm.prepare(algorithm.train_rows)
+        loss = algorithm.loss(algorithm.train_rows)
+    assert algorithm.zero.item() == pytest.approx(0.0, abs=1e-4)
+    assert loss.values.tolist() == pytest.approx([0.5, 0.6] * 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("step", [0.02, -0.02])
+def test_the_zero_of_kto_is_that_of_the_whole_batch(inputs: Path, tmp_path: Path, step: float) -> None:
+    """Measured on other prompts' completions, with plain forward passes of a policy that was moved; never below 0."""
+    data = str(write_approvals(tmp_path / "thumbs.jsonl"))
+    algorithm, _ = build("kto", inputs, tmp_path / "run", data=data, micro_batch_tokens=1)
+    algorithm.model.eval()
+    rows = algorithm.train_rows
+    for row in rows:
+        assert row.other.ids[: row.other.prompt_length] == row.text.ids[: row.text.prompt_length]
+    # The first row's answer to another prompt is that of the third, the next one with another prompt.
+    assert rows[0].other.ids[rows[0].other.prompt_length :] == rows[2].text.ids[rows[2].text.prompt_length :]
+
+    def plain(text: Any) -> float:
+        logp = algorithm.model(input_ids=torch.tensor([text.ids])).logits[0].log_softmax(-1)
+        return sum(logp[t - 1, text.ids[t]].item() for t in range(text.prompt_length, text.length))
+
+    with torch.no_grad():
+        before = [plain(row.other) for row in rows]
+        for parameter in algorithm.model.parameters():
+            parameter.add_(step)
+        after = [plain(row.other) for row in rows]
+        algorithm.prepare(rows)
+    moved = sum(a - b for a, b in zip(after, before, strict=True)) / len(rows)
+    assert abs(moved) > 0.01
+    assert algorithm.zero.item() == pytest.approx(max(0.0, moved), abs=1e-3)
+
+
+def test_pairs_are_two_approvals_each(inputs: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "A?", "chosen": "yes", "rejected": "no", "label": 0.8, "weight": 0.5},
+        {"prompt": "B?", "completions": ["one", "two"], "ranks": [1, 2]},
+        {"prompt": "C?", "completion": "maybe", "label": False},
+    ]
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    algorithm, _ = build("kto", inputs, tmp_path / "run", data=str(tmp_path / "mixed.jsonl"))
+    found = [(row.label, row.weight, row.identity) for row in algorithm.train_rows]
+    assert found == [(0.8, 0.5, "'A?'"), (pytest.approx(0.2), 0.5, "'A?'"), (0.0, 1.0, "'C?'")]
+
+
+def test_kto_says_how_the_two_sides_weigh() -> None:
+    row = methods.ApprovalRow(Encoded([1, 2], 1), Encoded([1, 2], 1), 1.0, 1.0, "x")
+    rows = [row, replace(row, label=0.0), replace(row, label=0.0)]
+    assert "count 0.50 to 1; from 1 to 1.33 is advised" in methods._balance(rows, KTOConfig())
+    assert methods._balance(rows, KTOConfig(desirable_weight=2.0)).endswith("which count 1.00 to 1")
+    assert "one side has nothing to say" in methods._balance(rows[:1], KTOConfig())
+
+
+# Rankings
+
+
+def write_rankings(path: Path, n: int = 8) -> Path:
+    """The first fruits are better than the last; every other ranking ends with a tie."""
+    rows = [
+        {
+            "prompt": f"Which fruit, number {i}?",
+            "completions": [FRUITS[6 + i % 2], FRUITS[3 + i % 3], FRUITS[i % 3] + " please" * (i % 2)],
+            "ranks": [3 if i % 2 else 2, 2, 1],
+        }
+        for i in range(n)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_ranking_at_the_reference_costs_log_k_factorial(inputs: Path, tmp_path: Path) -> None:
+    """Four in order: log 24 = 3.178; two: log 2, as DPO; one best of three: log 3."""
+    rows = [
+        {"prompt": "A?", "completions": ["w", "x", "y", "z"]},
+        {"prompt": "B?", "chosen": "w", "rejected": "x"},
+        {"prompt": "C?", "completions": ["w", "x", "y"], "ranks": [2, 1, 2]},
+    ]
+    (tmp_path / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    algorithm, _ = build("ranked_dpo", inputs, tmp_path / "run", data=str(tmp_path / "rankings.jsonl"))
+    algorithm.model.eval()
+    values = algorithm.loss(algorithm.train_rows).values.tolist()
+    assert values == pytest.approx([math.log(24), math.log(2), math.log(3)], abs=1e-4)
+
+
+def test_a_ranking_of_two_is_dpo(inputs: Path, tmp_path: Path) -> None:
+    ranked, _ = build("ranked_dpo", inputs, tmp_path / "a", beta=0.3)
+    paired, _ = build("dpo", inputs, tmp_path / "b", beta=0.3)
+    with torch.no_grad():
+        for algorithm in (ranked, paired):
+            algorithm.model.eval()
+            for parameter in algorithm.model.parameters():
+                parameter.add_(0.02)
+        found, expected = ranked.loss(ranked.train_rows), paired.loss(paired.train_rows)
+    assert found.values.tolist() == pytest.approx(expected.values.tolist(), abs=1e-5)
+    assert found.metrics["rewards/accuracies"].tolist() == expected.metrics["rewards/accuracies"].tolist()
+
+
+def test_training_on_rankings_orders_them(inputs: Path, tmp_path: Path) -> None:
+    data = str(write_rankings(tmp_path / "rankings.jsonl"))
+    algorithm, run = build("ranked_dpo", inputs, tmp_path / "run", data=data, epochs=20, lr=3e-3)
+    train_offline(algorithm, run)
+    assert run.metrics[-1]["rewards/accuracies"] == 1.0
+
+
+def test_training_on_thumbs_raises_what_was_approved(inputs: Path, tmp_path: Path) -> None:
+    data = str(write_approvals(tmp_path / "thumbs.jsonl"))
+    algorithm, run = build("kto", inputs, tmp_path / "run", data=data, epochs=20, lr=3e-3, batch_size=6)
+    train_offline(algorithm, run)
+    assert run.metrics[-1]["rewards/chosen"] > 0 > run.metrics[-1]["rewards/rejected"]
