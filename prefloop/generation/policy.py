@@ -56,6 +56,10 @@ class Policy:
         self.model: Any = model if heads is None else Perturbed(model, heads)
         self.sampler = Sampler(self.model, self.template, slots)
 
+    def has_room(self, prompt: Sequence[Message], max_new_tokens: int) -> bool:
+        """Whether the model's positions hold the prompt and an answer of so many tokens."""
+        return len(self.template.prompt(prompt)) + max_new_tokens <= self.sampler.positions
+
     def answer(
         self,
         prompts: Sequence[Sequence[Message]],

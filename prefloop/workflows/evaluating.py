@@ -59,7 +59,7 @@ def evaluate(
     A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
     `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a
     list, a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so
-    many.
+    many. Prompts that leave no room for an answer are left out, said and counted (`prompts_too_long`).
     Raises InputError for models or data that do not fit.
     """
     place = workspace_or_none(workspace)
@@ -72,14 +72,21 @@ def evaluate(
     asked = asked_prompts(prompts, seed, place)[:limit]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype) for ref in (model, against)]
-    messages = [as_messages(p) for p in asked]
+    messages = [m for m in map(as_messages, asked) if all(policy.has_room(m, max_new_tokens) for policy in policies)]
+    if too_long := len(asked) - len(messages):
+        say(f"{too_long} of {len(asked)} prompts are left out: with an answer they are longer than the models take")
+    if not messages:
+        raise InputError(
+            f"none of the {len(asked)} prompts leaves room for an answer of {max_new_tokens} tokens; the models take "
+            f"{min(policy.sampler.positions for policy in policies)} tokens: give fewer new tokens or shorter prompts"
+        )
     answers = []
     for number, (ref, policy) in enumerate(zip((model, against), policies, strict=True)):
-        say(f"sampling {len(asked)} answers of {ref}")
+        say(f"sampling {len(messages)} answers of {ref}")
         groups = policy.answer(messages, 1, sampling, seed=seed + number)
         answers.append([group[0] for group in groups])
     result = compare_answers(messages, answers[0], answers[1], _judge(judged_by, seed, device, dtype, place), seed)
-    result |= {"judge": judged_by or "simulated", "against": against}
+    result |= {"judge": judged_by or "simulated", "against": against, "prompts_too_long": too_long}
     result["kl"] = divergence(policies[0], policies[1], messages, answers[0], seed)
     return _kept(place, model, "policy", result, seed)
 

@@ -92,6 +92,12 @@ def test_the_loop_by_hand(answer: Callable[..., dict[str, Any]], pairs: Path, ti
     won = answer("evaluate", "ppo", "--against", "sft", "--limit", "6", "--max-new-tokens", "4", "--dtype", "float32")
     assert {"value", "low", "high", "n"} <= set(won["win_rate"])
     assert {"kl", "length"} <= set(won)
+    assert won["prompts_too_long"] == 0
+    asked = folder / "lengths.jsonl"
+    asked.write_text(json.dumps({"prompt": "word " * 4000}) + '\n{"prompt": "Say hello."}\n')
+    short = ("--judge", "reward_model", "--max-new-tokens", "4", "--dtype", "float32")
+    won = answer("evaluate", "ppo", "--against", "sft", "--prompts", asked, *short)
+    assert (won["prompts_too_long"], won["win_rate"]["n"]) == (1, 1)
 
     found = answer("lineage", "ppo")
     kinds = [link["kind"] for link in found["chain"]]
