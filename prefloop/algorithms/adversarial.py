@@ -98,6 +98,10 @@ class Adversarial:
         }
         return Loss(policy_loss + per_row[valid], torch.ones_like(policy_loss), metrics)
 
+    def divisor(self, minibatch: Rollout) -> float:
+        """The mean over decisions."""
+        return float(minibatch.valid.sum())
+
     def _per_row(self, part: Rollout) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"], Float[Tensor, "b"]]:
         """(discriminator's loss, cloning loss, how often it was right) of each row and its prompt's demonstration."""
         rows = zip(part.ids.tolist(), part.starts.tolist(), strict=True)

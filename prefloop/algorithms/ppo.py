@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from prefloop.functional.returns import generalized_advantages, penalised_rewards, whiten
-from prefloop.functional.surrogates import clipped_surrogate, clipped_value_error
+from prefloop.functional.surrogates import clipped_surrogate, clipped_value_error, policy_change
 from prefloop.rewards.attention_credit import CreditSettings
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
@@ -53,6 +53,10 @@ class PPOConfig:
     """Scale the rewards of a rollout to variance 1, their mean kept."""
     credit: CreditSettings | None = None
     """Spread the score over the tokens that earned it; without it the last token has all of it. See credit.md."""
+    entropy_coef: NonNegativeFloat = 0.0
+    """What a nat of entropy per decision is worth in the loss: exploration against exploitation."""
+    critic_warmup: NonNegativeInt = 0
+    """Rollouts at the start from which only the critic learns."""
 
 
 class PPO:
@@ -76,22 +80,26 @@ class PPO:
         return rollout.adding(advantages=whiten(advantages, valid, shift_mean=True), returns=returns)
 
     def loss(self, minibatch: Rollout) -> Loss:
-        """Eq. 9 without its entropy bonus, one value per decision."""
+        """Eq. 9, one value per decision."""
         c = self.config
         old, old_values, advantages, returns = minibatch.decisions("logprobs", "values", "advantages", "returns")
-        logprobs, values = self.roles.logprobs(minibatch), self.roles.values(minibatch)
-        policy_loss = clipped_surrogate(logprobs, old, advantages, c.clip_range)
+        values = self.roles.values(minibatch)
         value_loss = clipped_value_error(values, old_values, returns, c.value_clip_range)
-        change = (logprobs - old).detach()
         metrics = {
-            "loss/policy_avg": policy_loss.detach(),
             "loss/value_avg": value_loss.detach(),
-            "policy/approxkl_avg": 0.5 * change.square(),
-            "policy/clipfrac_avg": ((change.exp() - 1).abs() > c.clip_range).float(),
             "val/clipfrac_avg": ((values - old_values).detach().abs() > c.value_clip_range).float(),
-            "val/ratio": change.exp(),
         }
-        return Loss(policy_loss + c.value_coef * value_loss, torch.ones_like(policy_loss), metrics)
+        if minibatch.weight_version < c.critic_warmup:
+            return Loss(c.value_coef * value_loss, torch.ones_like(old), metrics | policy_change(old, old, 0.2, 0.2))
+        logprobs, entropy = self.roles.logprobs_and_entropy(minibatch, wanted=c.entropy_coef > 0)
+        policy_loss = clipped_surrogate(logprobs, old, advantages, c.clip_range)
+        metrics |= {"loss/policy_avg": policy_loss.detach()} | policy_change(logprobs, old, c.clip_range, c.clip_range)
+        total = policy_loss + c.value_coef * value_loss - c.entropy_coef * entropy
+        return Loss(total, torch.ones_like(total), metrics)
+
+    def divisor(self, minibatch: Rollout) -> float:
+        """The mean over decisions."""
+        return float(minibatch.valid.sum())
 
 
 def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:

@@ -85,3 +85,11 @@ def weighted_indices(chances: Float[Tensor, "n"], batch_size: int, step: int, se
     """
     stream = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return torch.multinomial(chances, batch_size, replacement=True, generator=stream).tolist()
+
+
+def cycled(n: int, size: int, step: int, seed: int) -> list[int]:
+    """`size` of `n` row numbers for step `step`: one permutation after another, cut wherever a step ends."""
+    first, last = step * size, (step + 1) * size
+    epochs = range(first // n, (last - 1) // n + 1)
+    stream = [i for epoch in epochs for i in batch_indices(n, n, epoch, seed)]
+    return stream[first - epochs[0] * n : last - epochs[0] * n]

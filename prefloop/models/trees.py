@@ -189,8 +189,8 @@ class Trunk:
         try:
             expected = self._alone(forest, self._states).float()
             found = self._together(forest).float()
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
-            return False  # it takes no position ids, or its attention is its own
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+            return False  # it takes no position ids, its attention is its own, or it has fewer than 18 positions
         finally:
             self.full.train(training)
         error = (found - expected).norm(dim=1) / expected.norm(dim=1)

@@ -29,6 +29,12 @@ class Means:
             self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + (value * weight).sum().cpu()
             self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + weight.sum().cpu()
 
+    def absorb(self, other: Means) -> None:
+        """Add all that `other` has seen."""
+        for name, total in other._sums.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + total
+            self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + other._counts[name]
+
     def state(self) -> dict[str, list[float]]:
         """Sums and counts so far, for a checkpoint."""
         return {name: [float(total), float(self._counts[name])] for name, total in self._sums.items()}

@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.datasets.collate import batch_indices, micro_batches
+from prefloop.datasets.collate import cycled, micro_batches
 from prefloop.errors import RunError
 from prefloop.generation.sampler import Sampler
 from prefloop.models.heads import trainable
@@ -26,6 +26,7 @@ from prefloop.models.load import base_of
 from prefloop.records import Messages
 from prefloop.rewards.composition import Composition, Reward, scored
 from prefloop.training.kl import KLController
+from prefloop.training.memory import Budget
 from prefloop.training.metrics import Means
 from prefloop.training.offline import Loss
 from prefloop.training.online_roles import Roles, prompt_room
@@ -47,12 +48,25 @@ class OnlineAlgorithm(Protocol):
         ...
 
     def loss(self, minibatch: Rollout) -> Loss:
-        """One value per valid decision."""
+        """One value per valid decision, or per sequence, and how much each counts."""
+        ...
+
+    def divisor(self, minibatch: Rollout) -> float:
+        """What the weighted sum of a whole minibatch's values is divided by: its decisions, its sequences, ..."""
+        ...
+
+
+@runtime_checkable
+class OwnStep(Protocol):
+    """A method that moves its models itself, once for each rollout."""
+
+    def step(self, rollout: Rollout, optimizer: Optimizer) -> dict[str, Tensor]:
+        """Move them; returns what to log."""
         ...
 
 
 def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = None) -> dict[str, Any]:
-    """Train for `steps` rollouts of `batch_size` episodes. Returns nothing beyond the logged metrics.
+    """Train for `steps` rollouts of `batch_size` episodes. Returns `micro_batch_tokens` where memory ran out.
 
     A `watch` looks at the policy now and then, may end the run, and decides whose weights it returns.
     Raises RunError within a step when a score, a loss or a gradient is not finite, and names the rows.
@@ -61,7 +75,8 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
     online = roles.settings
     if not roles.prompts:
         raise RunError("there is no prompt to sample from")
-    rollouts = s.steps if s.steps is not None else max(1, round(s.epochs * len(roles.prompts) / s.batch_size))
+    asked = s.batch_size // online.group_size
+    rollouts = s.steps if s.steps is not None else max(1, round(s.epochs * len(roles.prompts) / asked))
     updates = online.rollout_epochs * online.minibatches
     ends = None if s.stop_at is None else s.stop_at * updates
     optimizer = Optimizer(
@@ -73,12 +88,13 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
         max_grad_norm=s.max_grad_norm,
     )
     kl = KLController(online.beta, online.kl_target, online.kl_horizon)
+    budget = Budget(s.micro_batch_tokens, run.log)
     rollouts = min(rollouts, s.stop_at or rollouts)
     first, tensors, state = 0, dict[str, Tensor](), dict[str, Any]()
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, int(state["optimizer_steps"]))
-        kl.beta = state["beta"]
+        kl.beta, budget.tokens = state["beta"], state["micro_batch_tokens"]
         if isinstance(roles.reward, Composition):
             roles.reward.load_state(state["reward"])
     # No dropout anywhere: the ratio would otherwise compare two different networks.
@@ -97,17 +113,18 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
         for step in range(first, rollouts):
             if watched is not None and watched.stopped:
                 break
-            chosen = _cycled(len(roles.prompts), s.batch_size, step, s.seed)
-            sampled, texts = sample_rollout(roles, sampler, [roles.prompts[i] for i in chosen], run, step)
-            measured = roles.measured(replace(sampled, beta=kl.beta), s.micro_batch_tokens)
+            chosen = cycled(len(roles.prompts), asked, step, s.seed)
+            sampled, _ = sample_rollout(roles, sampler, [roles.prompts[i] for i in chosen], run, step)
+            measured = budget.spend(partial(roles.measured, replace(sampled, beta=kl.beta)))
             rollout = algorithm.prepare(measured)
             means = Means()
             means.add(objectives(measured))
             kl.update(float(sequence_kl(measured).mean()), len(measured))
-            for epoch in range(online.rollout_epochs):
-                order = torch.randperm(len(rollout), generator=generator(s.seed, "minibatches", step, epoch)).tolist()
-                for part in _parts(order, online.minibatches):
-                    _update(algorithm, optimizer, rollout, part, s.micro_batch_tokens, means, texts)
+            if isinstance(algorithm, OwnStep):
+                means.add(algorithm.step(rollout, optimizer))
+            else:
+                _passes(algorithm, optimizer, rollout, run.settings.seed, budget, means)
+            optimizer.steps = (step + 1) * updates  # the schedule goes on as if no pass had been cut short
             means.add(part_metrics(measured.parts))
             if isinstance(roles.reward, Composition):
                 roles.reward.adapt(measured.parts)
@@ -116,18 +133,20 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
                 run.record(step + 1, {"episode": (step + 1) * s.batch_size, **values})
             advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
             state = {"optimizer_steps": optimizer.steps, "beta": kl.beta, "reward": reward_state(roles.reward)}
+            state["micro_batch_tokens"] = budget.tokens
             if watched is None:
                 run.checkpoint(step + 1, optimizer.tensors, state)
             else:
                 watched.look(step + 1, last=step + 1 == rollouts)
                 kept = {**state, "watched": watched.state()}
                 run.checkpoint(step + 1, partial(_both, optimizer.tensors, watched.tensors), kept)
-    return {} if watched is None else watched.give_best()
+    smaller = {} if budget.tokens == s.micro_batch_tokens else {"micro_batch_tokens": budget.tokens}
+    return smaller if watched is None else {**smaller, **watched.give_best()}
 
 
 def look(roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int) -> Seen:
     """What the policy answers to `prompts` after `step` rollouts, with the random numbers of every other look."""
-    rollout, texts = sample_rollout(roles, sampler, prompts, run, 0, stream="watch")
+    rollout, texts = sample_rollout(roles, sampler, prompts, run, 0, stream="watch", per_prompt=1)
     proxy = rollout.scores
     found = objectives(roles.measured(rollout, run.settings.micro_batch_tokens))
     names = ("objective/kl", "length", "val/num_eos_tokens", "objective/entropy")
@@ -147,6 +166,8 @@ def sequence_kl(rollout: Rollout) -> Float[Tensor, "B"]:
 def objectives(rollout: Rollout) -> dict[str, Tensor]:
     """What is logged of a measured rollout, one value per sequence; TRL's names."""
     valid, kl = rollout.valid, sequence_kl(rollout)
+    spans = zip(rollout.ids.tolist(), rollout.starts.tolist(), rollout.lengths.tolist(), strict=True)
+    completions = [ids[start:end] for ids, start, end in spans]
     return {
         "objective/scores": rollout.scores,
         "objective/kl": kl,
@@ -155,21 +176,37 @@ def objectives(rollout: Rollout) -> dict[str, Tensor]:
         "objective/rlhf_reward": rollout.scores - rollout.beta * kl,
         "val/num_eos_tokens": rollout.terminated.float(),
         "length": valid.sum(1).float(),
+        **{f"diversity/distinct_{n}": torch.tensor(distinct(completions, n)) for n in (1, 2)},
         "sampler/logprob_gap": (rollout.added["logprobs"] - rollout.sampled_logprobs)[valid].abs(),
     }
 
 
+def distinct(sequences: Sequence[Sequence[int]], n: int) -> float:
+    """Share of all n-grams that are not a repetition of another: 1 says that nothing is said twice (Li et al. 2016)."""
+    grams = [tuple(ids[i : i + n]) for ids in sequences for i in range(len(ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
 def sample_rollout(
-    roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int, stream: str = "rollout"
+    roles: Roles,
+    sampler: Sampler,
+    prompts: Sequence[Messages],
+    run: Run,
+    step: int,
+    stream: str = "rollout",
+    per_prompt: int | None = None,
 ) -> tuple[Rollout, list[str]]:
-    """One completion for each prompt, scored as text through the reward's own tokenise path.
+    """`group_size` completions of each prompt, scored as text through the reward's own tokenise path.
 
     Its random numbers are those of (seed, `stream`, `step`).
     """
+    size = per_prompt or roles.settings.group_size
     room = prompt_room(run.settings.max_length, roles.sampling.max_new_tokens)
     ids = [roles.template.fit(roles.template.prompt(p), room) for p in prompts]
-    drawn = sampler(ids, 1, roles.sampling, generator(run.settings.seed, stream, step))
-    samples = [group[0] for group in drawn]
+    drawn = sampler(ids, size, roles.sampling, generator(run.settings.seed, stream, step))
+    samples = [sample for group in drawn for sample in group]
+    ids = [each for each in ids for _ in range(size)]
+    prompts = [prompt for prompt in prompts for _ in range(size)]
     texts = [roles.template.decode(s.ids) for s in samples]
     found = scored(roles.reward, prompts, texts)
     bad = next((i for i, score in enumerate(found.total) if not math.isfinite(score)), None)
@@ -177,7 +214,7 @@ def sample_rollout(
         raise RunError(f"the reward gave {found.total[bad]} at rollout {step + 1} for {texts[bad][:60]!r}")
     device = next(roles.policy.parameters()).device
     rollout = make_rollout(ids, samples, found.total, roles.template.pad_id, step, device)
-    return replace(rollout, parts=found.parts), texts
+    return replace(rollout, parts=found.parts, texts=texts), texts
 
 
 def part_metrics(parts: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
@@ -195,36 +232,53 @@ def reward_state(reward: Reward) -> dict[str, float]:
     return reward.state() if isinstance(reward, Composition) else {}
 
 
+def _passes(
+    algorithm: OnlineAlgorithm, optimizer: Optimizer, rollout: Rollout, seed: int, budget: Budget, means: Means
+) -> None:
+    """Every pass over a rollout, each in an order of its own; they end early where target_kl says so."""
+    online = algorithm.roles.settings
+    units = [list(range(i, i + rollout.together)) for i in range(0, len(rollout), rollout.together)]
+    for epoch in range(online.rollout_epochs):
+        order = torch.randperm(len(units), generator=generator(seed, "minibatches", rollout.weight_version, epoch))
+        for part in _parts(order.tolist(), online.minibatches):
+            rows = [units[i] for i in part]
+            update = partial(_update, algorithm, optimizer, rollout, rows, means)
+            if not budget.spend(update, optimizer.discard):
+                return
+
+
 def _update(
     algorithm: OnlineAlgorithm,
     optimizer: Optimizer,
     rollout: Rollout,
-    rows: Sequence[int],
-    budget: int,
+    units: Sequence[Sequence[int]],
     means: Means,
-    texts: Sequence[str],
-) -> None:
-    """One optimizer step on one minibatch; its loss is a mean over the decisions of the whole minibatch."""
+    budget: int,
+) -> bool:
+    """One optimizer step on one minibatch, micro-batch by micro-batch as if it were one.
+
+    Returns False, and takes no step, when the policy has gone further than target_kl from the one that sampled.
+    """
     lengths = rollout.lengths.tolist()
-    decisions = int(rollout.valid[torch.as_tensor(list(rows))].sum())
-    what = f"the minibatch with {texts[rows[0]][:48]!r} and {len(rows) - 1} more"
-    for micro in micro_batches(rows, lambda i: lengths[i], budget):
-        loss = algorithm.loss(rollout.rows(micro))
-        total = (loss.values * loss.weights).sum() / decisions
-        if not math.isfinite(float(total.detach())):
-            raise RunError(f"the loss became {float(total.detach())} in {what}; lower the learning rate")
-        total.backward()
-        optimizer.collect()
-        means.add(loss.metrics, loss.weights)
+    rows = [i for unit in units for i in unit]
+    minibatch = rollout.rows(rows)
+    divisor, what = algorithm.divisor(minibatch), minibatch.words
+    seen = Means()
+    for micro in micro_batches(units, lambda unit: len(unit) * max(lengths[i] for i in unit), budget):
+        loss = algorithm.loss(rollout.rows([i for unit in micro for i in unit]))
+        optimizer.backward((loss.values * loss.weights).sum() / divisor, what)
+        seen.add(loss.metrics, loss.weights)
+    if (limit := algorithm.roles.settings.target_kl) is not None:
+        total, count = seen.state()["policy/approxkl_avg"]
+        if total > limit * count:
+            optimizer.discard()
+            return False
+    for part, logprobs in algorithm.roles.mixed_in(optimizer.steps, len(rows), budget):
+        optimizer.backward(part, "the demonstrations of ptx_data")
+        seen.add({"loss/ptx": -logprobs})
+    means.absorb(seen)
     means.add({k: torch.tensor(v) for k, v in optimizer.step(what).items()})
-
-
-def _cycled(n: int, size: int, step: int, seed: int) -> list[int]:
-    """`size` prompt numbers for rollout `step`: one permutation after another, cut wherever a rollout ends."""
-    first, last = step * size, (step + 1) * size
-    epochs = range(first // n, (last - 1) // n + 1)
-    stream = [i for epoch in epochs for i in batch_indices(n, n, epoch, seed)]
-    return stream[first - epochs[0] * n : last - epochs[0] * n]
+    return True
 
 
 def _parts(order: Sequence[int], parts: int) -> list[list[int]]:

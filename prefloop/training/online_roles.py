@@ -5,7 +5,7 @@ A method is given its `Roles` ready made, and what a rollout is to each of them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,21 +14,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prefloop.datasets.collate import text_batches
-from prefloop.datasets.rows import train_prompts
+from prefloop.datasets.rows import demonstration_rows, train_prompts
 from prefloop.errors import InputError
 from prefloop.generation.sampler import Sampling
 from prefloop.models.adapters import save_trained
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
-from prefloop.models.load import load_policy, load_tokenizer
+from prefloop.models.load import base_of, load_policy, load_tokenizer
 from prefloop.models.template import Template
 from prefloop.models.trees import texts_of
-from prefloop.records import Messages
+from prefloop.records import Ledger, Messages
 from prefloop.rewards.attention_credit import Credit
 from prefloop.rewards.composition import Reward
 from prefloop.training.method import Inputs
+from prefloop.training.mixture import Mixture
 from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.reward import built_reward
-from prefloop.training.roles import place_of, trained_policy, trained_reward_model
+from prefloop.training.roles import longest_row, place_of, trained_policy, trained_reward_model
 from prefloop.training.rollout import Rollout
 from prefloop.training.run import Run
 
@@ -46,10 +47,11 @@ class Roles:
         reward: Reward,
         prompts: Sequence[Messages],
         template: Template,
+        mixture: Mixture | None = None,
     ) -> None:
         self.settings = settings
         self.policy, self.reference, self.critic = policy, reference, critic
-        self.reward, self.prompts, self.template = reward, prompts, template
+        self.reward, self.prompts, self.template, self.mixture = reward, prompts, template, mixture
         self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
         self.trained: list[nn.Module] = [policy] if critic is None else [policy, critic]
         self.beside: dict[str, nn.Module] = {} if critic is None else {"critic": critic}
@@ -60,6 +62,25 @@ class Roles:
     def logprobs(self, part: Rollout) -> Float[Tensor, "n"]:
         """log pi of each valid decision at the sampling temperature, in nats."""
         return self._policy(part.ids, part.starts, part.valid, self.settings.temperature)[0][part.valid]
+
+    def logprobs_and_entropy(
+        self, part: Rollout, *, wanted: bool = True
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"] | float]:
+        """log pi of each valid decision and the entropy of its distribution, from one pass; 0 if it is not wanted."""
+        temperature = self.settings.temperature
+        logprobs, entropy = self._policy(part.ids, part.starts, part.valid, temperature, entropy=wanted)
+        return logprobs[part.valid], 0.0 if entropy is None else entropy[part.valid]
+
+    def distributions(self, part: Rollout) -> Float[Tensor, "n V"]:
+        """log pi of every token of the vocabulary at each valid decision, at the sampling temperature."""
+        row, column = part.valid.nonzero(as_tuple=True)
+        whole: Tensor = base_of(self.policy)(input_ids=part.ids, use_cache=False).logits
+        logits = whole[row, part.starts[row] + column - 1]
+        return (logits.float() / self.settings.temperature).log_softmax(-1)
+
+    def mixed_in(self, update: int, episodes: int, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """What optimizer step `update` learns beside the reward; see `Mixture.losses`."""
+        return self.mixture.losses(self._policy, update, episodes, budget) if self.mixture else iter(())
 
     def values(self, part: Rollout) -> Float[Tensor, "n"]:
         """The critic's value of the state before each valid decision."""
@@ -102,11 +123,17 @@ class Roles:
 def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
     """The roles that a run names. The reference is the policy at the start, the critic starts as the reward model.
 
-    Raises InputError for a reference with another tokenizer than the policy.
+    Raises InputError for a reference with another tokenizer than the policy, and for a batch that is not made of whole
+    groups.
     """
     s, online = run.settings, inputs.online
     assert online is not None
     assert inputs.data is not None
+    if s.batch_size % online.group_size:
+        raise InputError(
+            f"batch_size must be a multiple of group_size, got {s.batch_size} and {online.group_size}; "
+            f"try {-(-s.batch_size // online.group_size) * online.group_size}"
+        )
     template = Template(load_tokenizer(inputs.policy))
     reward, rewarder = built_reward(online.reward_model, online.reward, inputs, s)
     reference = inputs.resolve(online.reference, "policy") if online.reference is not None else inputs.policy
@@ -131,7 +158,22 @@ def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
         reward=reward,
         prompts=prompts,
         template=template,
+        mixture=_mixture(online, run, inputs, template),
     )
+
+
+def _mixture(online: OnlineSettings, run: Run, inputs: Inputs, template: Template) -> Mixture | None:
+    if online.ptx_data is None:
+        return None
+    s, ledger = run.settings, Ledger()
+    source = Path(inputs.resolve(online.ptx_data, "snapshot"))
+    longest = longest_row(inputs.policy, s, run.log)
+    rows, _ = demonstration_rows(source, template, longest, ledger, test_share=s.test_share, max_dropped=s.max_dropped)
+    ledger.check(s.max_dropped, online.ptx_data)
+    if not rows:
+        raise InputError(f"ptx_data {online.ptx_data!r} has no demonstration to train on")
+    run.log(f"mixed in: {len(rows)} demonstrations of {online.ptx_data} ({ledger.words()})")
+    return Mixture(rows, online.ptx_coef, online.ptx_ratio, s.seed)
 
 
 def prompt_room(max_length: int, max_new_tokens: int) -> int:

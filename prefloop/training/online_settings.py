@@ -30,11 +30,21 @@ class OnlineSettings:
     """Episodes over which beta may change by about a factor of e; used with kl_target."""
     missing_eos_score: float | None = -1.0
     """The score of a completion that did not end within max_new_tokens; null leaves it to the reward."""
+    group_size: PositiveInt = 1
+    """Completions of each prompt; batch_size is a multiple of it."""
     rollout_epochs: PositiveInt = 1
     """Passes over each rollout."""
     minibatches: PositiveInt = 1
     """Optimizer steps per pass."""
+    target_kl: PositiveFloat | None = None
+    """No more steps on a rollout once a minibatch's policy/approxkl_avg (per decision) is above this."""
     max_new_tokens: PositiveInt = 128
     """Completions are cut off after so many tokens."""
     temperature: PositiveFloat = 1.0
     """Of sampling; policy and reference are both measured at it."""
+    ptx_data: str | None = None
+    """Demonstrations that are learned beside the reward: a snapshot's name or hash, or a file, as for --data."""
+    ptx_coef: NonNegativeFloat = 1.0
+    """Weight of their mean negative log-likelihood per token in the loss; used with ptx_data."""
+    ptx_ratio: PositiveFloat = 1.0
+    """Demonstrations for each episode of a minibatch; used with ptx_data."""

@@ -73,6 +73,13 @@ class Optimizer:
             [g for g in groups if g["params"]], lr=schedule.lr, betas=betas, eps=eps, fused=True
         )
 
+    def backward(self, loss: Tensor, what: str) -> None:
+        """One backward pass, and `collect`. Raises RunError that names `what` when the loss is not finite."""
+        if not math.isfinite(value := float(loss.detach())):
+            raise RunError(f"the loss became {value} in {what}; lower the learning rate")
+        loss.backward()
+        self.collect()
+
     def collect(self) -> None:
         """Move the gradients of one backward pass into the float32 masters."""
         for live, master in zip(self.live, self.masters, strict=True):
@@ -100,6 +107,12 @@ class Optimizer:
         self.round_back()
         self.steps += 1
         return {"grad_norm": norm, "lr": rate}
+
+    def discard(self) -> None:
+        """Forget the gradients that were collected since the last step."""
+        self.adam.zero_grad(set_to_none=True)
+        for live in self.live:
+            live.grad = None
 
     @torch.no_grad()
     def round_back(self) -> None:

@@ -33,12 +33,21 @@ class Rollout:
     """Rollouts that the policy had been trained on when it sampled."""
     beta: float = 0.0
     """Price of a nat of KL from the reference, for this rollout."""
+    texts: Sequence[str] = ()
+    """The completions as text, where they are known."""
+    together: int = 1
+    """So many neighbouring sequences always go through the loss together."""
     added: dict[str, Tensor] = field(default_factory=dict)
     parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What each part of the reward said of each sequence of the whole rollout, before it was weighted."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def words(self) -> str:
+        """What an error message calls this batch."""
+        return f"the minibatch with {(self.texts[0] if self.texts else '')[:48]!r} and {len(self) - 1} more"
 
     @property
     def lengths(self) -> Int[Tensor, "B"]:
@@ -70,6 +79,7 @@ class Rollout:
             sampled_logprobs=self.sampled_logprobs[at, :decisions],
             terminated=self.terminated[at],
             scores=self.scores[at],
+            texts=[self.texts[i] for i in index] if self.texts else (),
             added={k: v[at, :decisions] if v.ndim > 1 else v[at] for k, v in self.added.items()},
         )
 

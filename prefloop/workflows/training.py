@@ -88,7 +88,11 @@ def train(
 
     def found(ref: str, kind: str) -> str:
         """The directory that `ref` names, as a parent of what is made."""
+        if kind == "snapshot" and Path(ref).is_file():
+            return ref
         artifact = artifact_at(ref, kind, place)
+        if artifact is None and kind == "snapshot":
+            raise InputError(f"no data {ref!r}: neither a file nor a snapshot of this workspace")
         if artifact is None:
             return resolve(ref)
         parents.append(artifact.hash)
@@ -100,6 +104,8 @@ def train(
     # A snapshot is a parent and named by its hash; a plain file may change between a kill and a resume.
     files = [sha256_of(source) for source in sources if source.is_file()]
     read = {"data_sha256": files[0] if len(files) == 1 else files} if files else {}
+    if online is not None and online.ptx_data is not None and Path(online.ptx_data).is_file():
+        read["ptx_data_sha256"] = sha256_of(Path(online.ptx_data))
     written = {key: value for part in parts for key, value in as_dict(part).items()}
     resolved = {"method": method, **written, **read, "parents": sorted(parents)}
     job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
@@ -169,7 +175,7 @@ def _mapping(method: str, run: str | Path | None) -> tuple[dict[str, Any], Path]
     def own(ref: Any) -> Any:
         return str((base / ref).resolve()) if isinstance(ref, str) and (base / ref).exists() else ref
 
-    for key in ("policy", "data", "reward_model"):
+    for key in ("policy", "data", "reward_model", "reference", "ptx_data"):
         if key in mapping:
             mapping[key] = [own(ref) for ref in mapping[key]] if isinstance(mapping[key], list) else own(mapping[key])
     return mapping, base

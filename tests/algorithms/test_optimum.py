@@ -1,8 +1,10 @@
-"""On an output space that can be listed, PPO approaches ref * exp(r / beta) / Z and DPO reaches it.
+"""On an output space that can be listed, methods with the KL in the reward approach ref * exp(r / beta) / Z.
+
+DPO reaches it, and GRPO, whose KL stands in the loss, approaches a fixed point of its own, which is computed here.
 
 Four tokens, at most two of them: EOS at once, one of three words and EOS, or two words: 1 + 3 + 9 = 13 outputs, whose
-probabilities sum to 1 under any policy. Both methods run as they are; only the model, the reward and the rows are ours:
-for PPO a small GPT-2, because it must be sampled from; for DPO a table of logits, whose reach the optimum is within.
+probabilities sum to 1 under any policy. The methods run as they are; only the model, the reward and the rows are ours:
+a small GPT-2 where it must be sampled from; for DPO a table of logits, whose reach the optimum is within.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +21,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from prefloop.algorithms.a2c import A2C, A2CConfig
+from prefloop.algorithms.grpo import GRPO, GRPOConfig
+from prefloop.algorithms.online_dpo import OnlineDPO, OnlineDPOConfig
 from prefloop.algorithms.ppo import PPO, PPOConfig
 from prefloop.algorithms.preference import sides
+from prefloop.algorithms.reinforce import Reinforce, ReinforceConfig
+from prefloop.algorithms.rloo import RLOO, RLOOConfig
 from prefloop.datasets.rows import PairRow
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import load_policy, load_tokenizer
@@ -97,31 +105,70 @@ def divergence(p: Tensor, q: Tensor) -> float:
     return float((p * (p / q).log()).sum())
 
 
-def test_ppo_approaches_the_optimum(folder: Path) -> None:
+def toy(folder: Path, method: str, *, lr: float, steps: int, group: int = 1, passes: int = 1, **changes: Any) -> Any:
+    """A method on the toy language: (algorithm, run)."""
     cpu = torch.device("cpu")
     policy, reference = (load_policy(folder / "policy", torch.float32, cpu) for _ in range(2))
-    template = Template(load_tokenizer(folder / "policy"))
-    torch.manual_seed(2)
-    critic = GPT2ForSequenceClassification(GPT2Config(**SHAPE, num_labels=1))
-    ScoreHead(critic).initialise(0)
-    online = OnlineSettings(beta=BETA, max_new_tokens=2, missing_eos_score=None, rollout_epochs=2, minibatches=2)
+    critic = None
+    if method in ("ppo", "a2c"):
+        torch.manual_seed(2)
+        critic = GPT2ForSequenceClassification(GPT2Config(**SHAPE, num_labels=1))
+        ScoreHead(critic).initialise(0)
+    online = OnlineSettings(
+        beta=BETA,
+        max_new_tokens=2,
+        missing_eos_score=None,
+        group_size=group,
+        rollout_epochs=passes,
+        minibatches=passes,
+    )
     settings = RunSettings(
-        steps=60, batch_size=512, lr=1e-2, schedule="linear", device="cpu", dtype="float32", micro_batch_tokens=10**6
+        steps=steps, batch_size=512, lr=lr, schedule="linear", device="cpu", dtype="float32", micro_batch_tokens=10**6
     )
     roles = Roles(
         online,
         policy=policy,
         critic=critic,
         reference=reference.requires_grad_(False),
-        reward=lambda prompts, texts: [reward(text) for text in texts],
+        reward=lambda prompts, completions, **columns: [reward(text) for text in completions],
         prompts=[[{"role": "user", "content": "c"}]],
-        template=template,
+        template=Template(load_tokenizer(folder / "policy")),
     )
-    algorithm = PPO(PPOConfig(value_coef=0.5, gae_lambda=1.0), roles)
-    run = Run(folder / "run", "ppo", settings, {}, log=lambda words: None)
+    config, make = METHODS_OF[method]
+    run = Run(folder / "run", method, settings, {}, log=lambda words: None)
     run.begin(False)
+    return make(config(**changes), roles), run
+
+
+METHODS_OF: dict[str, tuple[Any, Any]] = {
+    "ppo": (PPOConfig, PPO),
+    "a2c": (A2CConfig, A2C),
+    "reinforce": (ReinforceConfig, Reinforce),
+    "rloo": (RLOOConfig, RLOO),
+    "grpo": (GRPOConfig, GRPO),
+    "online_dpo": (OnlineDPOConfig, OnlineDPO),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ppo", {"lr": 1e-2, "steps": 60, "passes": 2, "value_coef": 0.5, "gae_lambda": 1.0}),
+        ("a2c", {"lr": 1e-2, "steps": 80, "value_coef": 0.25, "gae_lambda": 1.0}),
+        ("reinforce", {"lr": 1e-2, "steps": 80}),
+        ("rloo", {"lr": 1e-2, "steps": 80, "group": 4}),
+        ("online_dpo", {"lr": 1e-2, "steps": 120, "group": 2, "soft": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_with_the_kl_in_the_reward_the_optimum_is_approached(
+    folder: Path, method: str, settings: dict[str, Any]
+) -> None:
+    """And by online DPO, whose soft labels are those of a Bradley-Terry model of the reward."""
+    algorithm, run = toy(folder, method, **settings)
+    policy, reference = algorithm.roles.policy, algorithm.roles.reference
     start = distribution(policy)
-    best = optimum(start, template)
+    best = optimum(start, algorithm.roles.template)
     assert start.sum().item() == pytest.approx(1.0, abs=1e-6)
     assert divergence(start, best) > 0.3
     train_online(algorithm, run)
@@ -132,6 +179,67 @@ def test_ppo_approaches_the_optimum(folder: Path) -> None:
     logged = run.metrics[-1]["objective/kl"]
     # honest: the logged KL is a mean over 512 samples whose standard error is about 0.03
     assert logged == pytest.approx(divergence(end, start), abs=0.15)
+
+
+GROUP = 4
+
+
+def fixed_point(reference: Tensor, scores: Tensor, *, scale: bool, estimator: str) -> Tensor:
+    """Where GRPO's expected gradient is 0, for groups of 4 and the mean over each completion's tokens.
+
+    A table of logits (at the start, and after each word) follows that gradient, which is exact: the advantage of an
+    output is averaged over all 13^3 groups that it can be in.
+    """
+    table = torch.zeros(4, 4, dtype=torch.double, requires_grad=True)
+    others = torch.cartesian_prod(*[torch.arange(13)] * (GROUP - 1))
+    groups = torch.cat([torch.arange(13).repeat_interleave(len(others))[:, None], others.repeat(13, 1)], dim=1)
+    centred = scores[groups] - scores[groups].mean(1, keepdim=True)
+    advantages = centred[:, 0] / (scores[groups].std(1) + 1e-4) if scale else centred[:, 0]
+
+    def tokens(logits: Tensor) -> list[Tensor]:
+        """log pi of each token of each output."""
+        logp = logits.log_softmax(1)
+        return [torch.stack([logp[0, y[0]], *(logp[y[0], t] for t in y[1:])]) for y in OUTPUTS]
+
+    conditional = torch.zeros(4, 4, dtype=torch.double)
+    for output, p in zip(OUTPUTS, reference, strict=True):
+        conditional[0, output[0]] += p
+        if len(output) == 2:
+            conditional[output[0], output[1]] = p
+    conditional[1:] /= conditional[0, 1:, None]
+    held = [x.detach() for x in tokens(conditional.log())]
+    optimizer = torch.optim.Adam([table], lr=0.05)
+    for step in range(1500):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 1500)
+        logp = tokens(table)
+        p = torch.stack([x.sum() for x in logp]).exp().detach()
+        expected = (advantages * p[groups[:, 1:]].prod(1)).view(13, -1).sum(1)
+        loss = torch.zeros((), dtype=torch.double)
+        for y in range(13):
+            d = logp[y] - held[y]
+            kl = torch.expm1(-d) + d if estimator == "k3" else 0.5 * d.square()
+            loss = loss + p[y] * (-expected[y] * logp[y] + BETA * kl).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert table.grad is not None
+    assert table.grad.abs().max().item() < 1e-3
+    return torch.stack([x.sum() for x in tokens(table)]).exp().detach()
+
+
+@pytest.mark.parametrize(("scale", "estimator"), [(True, "k3"), (False, "k3"), (False, "k2")])
+def test_grpo_approaches_its_own_fixed_point(folder: Path, scale: bool, estimator: str) -> None:
+    """Which is further from ref * exp(r / beta) / Z than training ends from it."""
+    algorithm, run = toy(folder, "grpo", lr=1e-2, steps=80, group=GROUP, scale=scale, kl_estimator=estimator)
+    start = distribution(algorithm.roles.policy)
+    scores = torch.tensor([reward(algorithm.roles.template.decode(y)) for y in OUTPUTS], dtype=torch.double)
+    fixed = fixed_point(start, scores, scale=scale, estimator=estimator)
+    best = optimum(start, algorithm.roles.template)
+    assert fixed.sum().item() == pytest.approx(1.0, abs=1e-6)
+    train_online(algorithm, run)
+    end = distribution(algorithm.roles.policy)
+    assert divergence(end, fixed) <= 0.02
+    assert divergence(fixed, best) > 0.03
 
 
 class Table(torch.nn.Module):
