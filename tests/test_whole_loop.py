@@ -49,7 +49,7 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
     assert result["gold"]["policy"] == result["gold"][result["chosen"]]
     assert result["win_rate"] == result["win_rates"][result["chosen"]]
     kinds = {artifact.kind for artifact in list_artifacts(place.artifacts)}
-    assert kinds == {"snapshot", "policy", "reward_model", "evaluation", "report"}
+    assert kinds == {"snapshot", "policy", "reward_model", "evaluation", "report", "reference_logprobs"}
 
     traced = lineage(result["policies"]["round2"], workspace=place)
     assert not any(link.get("missing") for link in traced["chain"])

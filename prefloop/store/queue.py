@@ -283,7 +283,7 @@ def _due_repeats(connection: Connection, people: Sequence[str], now: datetime) -
 
 
 def _due_repeats_query() -> sa.Select[Any]:
-    since = answers.alias("since")
+    since, late = answers.alias("since"), answers.alias("late")
     moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
     later = (
         sa.select(since.c.id)
@@ -291,6 +291,12 @@ def _due_repeats_query() -> sa.Select[Any]:
         .limit(REPEAT_AFTER)
         .correlate(slots, answers)
         .subquery("later")
+    )
+    # An answer that came late fills no slot, but it was the second look: another one would be refused.
+    looked = sa.exists().where(
+        late.c.question_id == slots.c.question_id,
+        late.c.repeat_of == slots.c.repeat_of,
+        late.c.annotator_id == slots.c.reserved_for,
     )
     return (
         sa.select(slots)
@@ -300,6 +306,7 @@ def _due_repeats_query() -> sa.Select[Any]:
             slots.c.reserved_for.in_(sa.bindparam("people", expanding=True)),
             sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
             answers.c.value.is_not(None),
+            ~looked.correlate(slots),
             sa.select(sa.func.count()).select_from(later).scalar_subquery() >= REPEAT_AFTER,
         )
         .order_by(slots.c.id)

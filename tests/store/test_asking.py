@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -145,6 +146,22 @@ def test_a_repeat_comes_swapped_after_others_and_counts_for_nothing(store: Store
     assert not correct(store, who, receipt.answer_id, {"choice": "tie"}, idempotency_key="c").late
     assert [row.value for row in answers(store, repeats=True) if row.repeat_of] == [{"choice": "tie"}]
     assert verify(store).ok
+
+
+def test_a_second_look_that_came_late_is_not_asked_for_again(store: Store) -> None:
+    set_queue_options(store, repeat_share=1.0)
+    ask(store, REPEAT_AFTER + 3, overlap=1)
+    who = add_annotator(store, "Ada", kind="person")
+    for _ in range(REPEAT_AFTER + 1):
+        (held,) = lease(store, who)
+        say(store, held, good(held))
+    first = next(iter(answers(store)))
+    (again,) = lease(store, who, seconds=60, now=datetime.now(UTC) - timedelta(hours=1))
+    assert again.question_id == first.question_id
+    assert say(store, again, good(again)).late
+    (other,) = lease(store, who)
+    assert other.question_id != first.question_id
+    assert not say(store, other, good(other)).late
 
 
 def test_a_share_of_questions_is_repeated(store: Store) -> None:
