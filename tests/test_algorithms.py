@@ -120,8 +120,7 @@ def gradients(method: str, algorithm: Any, rows: Sequence[Any], budget: int, mon
     monkeypatch.setattr(optimizer, "step", keep)
     if METHODS[method].loop == "online":
         (rollout,) = rows
-        units = [range(i, i + rollout.together) for i in range(0, len(rollout), rollout.together)]
-        online._update(algorithm, optimizer, rollout, units, Means(), budget)
+        online._update(algorithm, optimizer, rollout, range(len(rollout)), Means(), budget)
     else:
         algorithm.model.eval()
         offline._one_batch(algorithm, optimizer, rows, budget, Means())

@@ -53,7 +53,7 @@ class OnlineDPO:
         size = self.roles.settings.group_size
         order = rollout.scores.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, [0, -1]]
         first = torch.arange(len(order), device=order.device)[:, None] * size
-        pairs = replace(rollout.rows((first + order).flatten().tolist()), together=2)
+        pairs = replace(rollout.rows((first + order).flatten().tolist()), together=2, grouped=2)
         apart = pairs.scores[0::2] - pairs.scores[1::2]
         label = apart.sigmoid() if self.config.soft else 0.5 + 0.5 * (apart > 0).float()
         return pairs.adding(label=label.repeat_interleave(2))

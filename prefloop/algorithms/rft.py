@@ -6,7 +6,7 @@ reference, no critic, no ratio: what keeps it near the start is that it only eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class RFT:
         size = self.roles.settings.group_size
         order = rollout.scores.view(-1, size).argsort(dim=1, descending=True, stable=True)[:, : self.config.keep]
         first = torch.arange(len(order), device=order.device)[:, None] * size
-        return rollout.rows((first + order).flatten().tolist())
+        return replace(rollout.rows((first + order).flatten().tolist()), grouped=self.config.keep)
 
     def loss(self, minibatch: Rollout) -> Loss:
         """-log pi per decision."""

@@ -51,18 +51,20 @@ def micro_batches(rows: Sequence[T], length: Callable[[T], int], budget: int) ->
     return result
 
 
-def text_batches(texts: Sequence[Encoded], budget: int) -> list[list[int]]:
+def text_batches(texts: Sequence[Encoded], budget: int, together: int = 1) -> list[list[int]]:
     """Indices of texts in micro-batches of at most `budget` tokens, texts with the same prompt together.
 
-    A group that is too large for one micro-batch is cut: its prompt is computed in each of its parts.
+    A group that is too large for one micro-batch is cut: its prompt is computed in each of its parts. It is cut only
+    between `together` neighbours; those have one prompt.
     """
     groups: list[list[int]] = []
-    for group in same_prompt(texts):
+    for group in same_prompt(texts[::together]):
         groups.append([])
-        for i in group:
-            if groups[-1] and tokens_of([texts[j] for j in (*groups[-1], i)]) > budget:
+        for first in group:
+            unit = range(first * together, (first + 1) * together)
+            if groups[-1] and tokens_of([texts[j] for j in (*groups[-1], *unit)]) > budget:
                 groups.append([])
-            groups[-1].append(i)
+            groups[-1].extend(unit)
     parts = micro_batches(groups, lambda group: tokens_of([texts[i] for i in group]), budget)
     return [[i for group in part for i in group] for part in parts]
 

@@ -64,19 +64,27 @@ class Drawn:
 
 
 def draw(
-    logits: Float[Tensor, "S V"], uniforms: Float[Tensor, "S"], sampling: Sampling, *, entropy: bool = False
+    logits: Float[Tensor, "S V"],
+    uniforms: Float[Tensor, "S"],
+    sampling: Sampling,
+    *,
+    entropy: bool = False,
+    only: Bool[Tensor, "S V"] | None = None,
 ) -> Drawn:
-    """Row i's token is decided by `uniforms[i]`, in [0, 1), double precision."""
+    """Row i's token is decided by `uniforms[i]`, in [0, 1), double precision; it is none for which `only` is False."""
     x = logits.float()
     if sampling.temperature not in (0, 1):
         x = x / sampling.temperature
     top = x.amax(-1, keepdim=True)
     weights = (x - top).exp_()
     total = weights.sum(-1, keepdim=True)
+    open_to = x if only is None else x.masked_fill(~only, -torch.inf)
     if sampling.temperature == 0:
-        tokens = x.argmax(-1)
+        tokens = open_to.argmax(-1)
     else:
-        kept = weights.where(allowed(weights / total, sampling), 0.0) if sampling.narrows else weights
+        kept = weights if only is None else (open_to - open_to.amax(-1, keepdim=True)).exp_()
+        if sampling.narrows:
+            kept = kept.where(allowed(kept / kept.sum(-1, keepdim=True), sampling), 0.0)
         tokens = inverse(kept, uniforms)
     logprobs = (x.gather(1, tokens[:, None]) - top - total.log())[:, 0]
     # H = log Z - E[x]; a weight of 0 contributes nothing, also where its logit is -inf.

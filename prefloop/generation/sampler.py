@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel
 from prefloop.errors import InputError
 from prefloop.generation.choice import Sampling, draw
 from prefloop.generation.slots import SlotCache, windows
+from prefloop.generation.twin import Adviser, Twin
 from prefloop.models.load import positions_of
 from prefloop.models.template import Template
 
@@ -58,10 +59,15 @@ class _Request:
 
 
 class Sampler:
-    """Draws completions from one model; `slots` sequences decode at once."""
+    """Draws completions from one model; `slots` sequences decode at once. A sample's log-probabilities are the model's
+    whole ones, also where an adviser or the sampling narrowed what was drawn from."""
 
-    def __init__(self, model: PreTrainedModel, template: Template, slots: int = 128) -> None:
-        self.model, self.template, self.slots = model, template, slots
+    def __init__(
+        self, model: PreTrainedModel, template: Template, slots: int = 128, adviser: Adviser | None = None
+    ) -> None:
+        """An `adviser` of the model's shape and vocabulary decides which tokens may be drawn."""
+        self.model = model if adviser is None else Twin(model, adviser.model)
+        self.template, self.slots, self.adviser = template, slots, adviser
         declared = getattr(model.generation_config, "eos_token_id", None)
         self.stops = {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
         self.positions = positions_of(model.config)
@@ -212,7 +218,11 @@ class _Pool:
         """Draw one token in every slot, compute the logits of the next, and say whose sequences grew."""
         assert self.logits is not None
         uniforms = self.uniforms.gather(1, self.drawn)[:, 0]
-        drawn = draw(self.logits, uniforms, self.sampling, entropy=self.entropy)
+        logits, only = self.logits, None
+        if (adviser := self.sampler.adviser) is not None:
+            logits, advice = self.logits.chunk(2, dim=-1)
+            only = adviser.allows(advice)
+        drawn = draw(logits, uniforms, self.sampling, entropy=self.entropy, only=only)
         grew, ended = [], []
         found = zip(drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)
         entropies = drawn.entropies.tolist() if drawn.entropies is not None else None

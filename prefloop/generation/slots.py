@@ -82,6 +82,10 @@ class SlotCache(Cache):  # type: ignore[misc]
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.reach - 1
 
+    def behind(self, layers: int) -> Behind:
+        """The same slots for a second model, whose keys and values stand behind the first one's `layers`."""
+        return Behind(self, layers)
+
     def _rounded(self, columns: int) -> int:
         return min(self.most, -(-columns // STEP) * STEP)
 
@@ -92,6 +96,22 @@ class SlotCache(Cache):  # type: ignore[misc]
         for store in (self.keys, self.values):
             for layer, held in enumerate(store):
                 store[layer] = torch.nn.functional.pad(held, (0, 0, 0, more))
+
+
+class Behind(Cache):  # type: ignore[misc]
+    """The layers of a `SlotCache` from number `first` on."""
+
+    def __init__(self, slots: SlotCache, first: int) -> None:
+        super().__init__(layers=[])
+        self.slots, self.first = slots, first
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        return self.slots.update(key_states, value_states, layer_idx + self.first)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.slots.get_seq_length()
 
 
 def windows(config: Any) -> dict[str, int | None]:

@@ -18,6 +18,9 @@ from prefloop.models.load import BIAS_KEY
 from prefloop.models.template import Encoded
 from prefloop.models.trees import Forest, Trunk, texts_of
 
+IMPOSSIBLE = -1e9
+"""The logit of a token that cannot be drawn."""
+
 
 class CompletionLogprobs:
     """log pi(token | what came before) for every completion token of a batch."""
@@ -36,19 +39,30 @@ class CompletionLogprobs:
         valid: Bool[Tensor, "B C"],
         temperature: float = 1.0,
         entropy: bool = False,
+        only: Bool[Tensor, "m V"] | None = None,
     ) -> tuple[Float[Tensor, "B C"], Float[Tensor, "B C"] | None]:
         """Log-probabilities, entropies if asked for, of softmax(logits / temperature), in nats; 0 where not valid.
 
-        Rows that begin with the same prompt share it.
+        Rows that begin with the same prompt share it. `only` says for each of the m valid tokens, row by row, which
+        tokens could have stood there; the others' logits are taken for -inf.
         """
         forest = Forest.plant(texts_of(ids, starts, valid))
         tokens = torch.tensor(forest.completions(), device=ids.device)
         result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
-        if not entropy:
+        if not entropy and only is None:
             return result.masked_scatter(valid, self._logprobs(forest, tokens, temperature)), None
         logits = self._logits(forest).float() / temperature
+        if only is not None:
+            # Not -inf: times a probability of 0 it is no number. exp of this is 0 all the same.
+            logits = logits.masked_fill(~only, IMPOSSIBLE)
         logprobs = result.masked_scatter(valid, token_logprobs(logits, tokens))
-        return logprobs, result.masked_scatter(valid, token_entropy(logits))
+        return logprobs, result.masked_scatter(valid, token_entropy(logits)) if entropy else None
+
+    def logits(
+        self, ids: Int[Tensor, "B L"], starts: Int[Tensor, "B"], valid: Bool[Tensor, "B C"]
+    ) -> Float[Tensor, "m V"]:
+        """The logits that each of the m valid tokens was drawn from, row by row."""
+        return self._logits(Forest.plant(texts_of(ids, starts, valid)))
 
     def of(
         self, texts: Sequence[Encoded], temperature: float = 1.0

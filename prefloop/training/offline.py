@@ -61,15 +61,20 @@ class OfflineAlgorithm(Protocol):
 
 @runtime_checkable
 class Follows(Protocol):
-    """A method with tensors that come after the trained weights: target networks, a reference that is renewed."""
+    """A method with tensors that come after the trained weights: target networks, a reference or a mask policy that is
+    renewed."""
 
     def followers(self) -> dict[str, Tensor]:
         """Those tensors, by name; a checkpoint keeps them, and a resumed run writes into them."""
         ...
 
     def follow(self, step: int) -> None:
-        """Called after optimizer step `step` (from 1)."""
+        """Called after optimizer step, or rollout, `step` (from 1)."""
         ...
+
+
+FOLLOWER = "follower/"
+"""What their names begin with in a checkpoint."""
 
 
 @runtime_checkable
@@ -131,7 +136,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
         optimizer.load(tensors, first)
         means.load(state.pop("means", {}))
         best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
-        _write(followers, {k.removeprefix("follower/"): v for k, v in tensors.items() if k.startswith("follower/")})
+        write_tensors(followers, tensors, FOLLOWER)
 
     with progress(algorithm.name, steps, first) as advance:
         for step in range(first, steps):
@@ -153,10 +158,10 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
                 _measure(algorithm, run, done, returned, state, best)
             advance(done, f"loss {values:.3f}")
             kept = {**state, "means": means.state()}
-            besides = {f"best/{k}": v for k, v in best.items()} | {f"follower/{k}": v for k, v in followers.items()}
+            besides = {f"best/{k}": v for k, v in best.items()} | {FOLLOWER + k: v for k, v in followers.items()}
             run.checkpoint(done, lambda more=besides: {**optimizer.tensors(), **more}, kept)  # type: ignore[misc]
     if best:
-        _write(returned, best)
+        write_tensors(returned, best)
         run.log(f"returning step {state['best_step']}, the lowest held-out loss ({state['best_loss']:.4f})")
     algorithm.model.eval()
     return {"best_step": state["best_step"]} if best else {}
@@ -182,9 +187,10 @@ def _batch(algorithm: OfflineAlgorithm, size: int, step: int, seed: int) -> list
 
 
 @torch.no_grad()
-def _write(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def write_tensors(into: Mapping[str, Tensor], values: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Overwrite each tensor of `into` with the one that `values` has under `prefix` and its name."""
     for name, tensor in into.items():
-        tensor.copy_(values[name])
+        tensor.copy_(values[prefix + name])
 
 
 def _one_batch(

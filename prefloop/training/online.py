@@ -18,17 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.datasets.collate import cycled, micro_batches
+from prefloop.datasets.collate import cycled, text_batches
 from prefloop.errors import RunError
 from prefloop.generation.sampler import Sampler
 from prefloop.models.heads import trainable
 from prefloop.models.load import base_of
+from prefloop.models.trees import texts_of
 from prefloop.records import Messages
 from prefloop.rewards.composition import Composition, Reward, scored
 from prefloop.training.kl import KLController
 from prefloop.training.memory import Budget
 from prefloop.training.metrics import Means
-from prefloop.training.offline import Loss
+from prefloop.training.offline import FOLLOWER, Follows, Loss, write_tensors
 from prefloop.training.online_roles import Roles, prompt_room
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
@@ -87,6 +88,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
         eps=1e-5,
         max_grad_norm=s.max_grad_norm,
     )
+    followers = algorithm.followers() if isinstance(algorithm, Follows) else {}
     kl = KLController(online.beta, online.kl_target, online.kl_horizon)
     budget = Budget(s.micro_batch_tokens, run.log)
     rollouts = min(rollouts, s.stop_at or rollouts)
@@ -97,13 +99,15 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
         kl.beta, budget.tokens = state["beta"], state["micro_batch_tokens"]
         if isinstance(roles.reward, Composition):
             roles.reward.load_state(state["reward"])
+        write_tensors(followers, tensors, FOLLOWER)
     # No dropout anywhere: the ratio would otherwise compare two different networks.
     for model in roles.trained:
         model.eval()
-    sampler = Sampler(base_of(roles.policy), roles.template)
+    sampler = roles.sampler()
     watched = None
     if watch is not None:
-        take = partial(look, roles, sampler, watch.prompts, run)
+        # What will be served has no adviser.
+        take = partial(look, roles, Sampler(base_of(roles.policy), roles.template), watch.prompts, run)
         watched = Watched(watch, take, trainable(roles.trained), run)
         if restored is None:
             watched.look(0)
@@ -134,12 +138,14 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
             advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
             state = {"optimizer_steps": optimizer.steps, "beta": kl.beta, "reward": reward_state(roles.reward)}
             state["micro_batch_tokens"] = budget.tokens
-            if watched is None:
-                run.checkpoint(step + 1, optimizer.tensors, state)
-            else:
+            if isinstance(algorithm, Follows):
+                algorithm.follow(step + 1)
+            kept = [optimizer.tensors, lambda: {FOLLOWER + name: tensor for name, tensor in followers.items()}]
+            if watched is not None:
                 watched.look(step + 1, last=step + 1 == rollouts)
-                kept = {**state, "watched": watched.state()}
-                run.checkpoint(step + 1, partial(_both, optimizer.tensors, watched.tensors), kept)
+                state["watched"] = watched.state()
+                kept.append(watched.tensors)
+            run.checkpoint(step + 1, partial(_all, kept), state)
     smaller = {} if budget.tokens == s.micro_batch_tokens else {"micro_batch_tokens": budget.tokens}
     return smaller if watched is None else {**smaller, **watched.give_best()}
 
@@ -154,8 +160,8 @@ def look(roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, 
     return Seen(step, texts, *columns)
 
 
-def _both(one: Callable[[], dict[str, Tensor]], other: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {**one(), **other()}
+def _all(parts: Sequence[Callable[[], dict[str, Tensor]]]) -> dict[str, Tensor]:
+    return {name: tensor for part in parts for name, tensor in part().items()}
 
 
 def sequence_kl(rollout: Rollout) -> Float[Tensor, "B"]:
@@ -214,7 +220,7 @@ def sample_rollout(
         raise RunError(f"the reward gave {found.total[bad]} at rollout {step + 1} for {texts[bad][:60]!r}")
     device = next(roles.policy.parameters()).device
     rollout = make_rollout(ids, samples, found.total, roles.template.pad_id, step, device)
-    return replace(rollout, parts=found.parts, texts=texts), texts
+    return replace(rollout, parts=found.parts, texts=texts, grouped=size), texts
 
 
 def part_metrics(parts: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
@@ -237,11 +243,13 @@ def _passes(
 ) -> None:
     """Every pass over a rollout, each in an order of its own; they end early where target_kl says so."""
     online = algorithm.roles.settings
-    units = [list(range(i, i + rollout.together)) for i in range(0, len(rollout), rollout.together)]
+    size = rollout.grouped
     for epoch in range(online.rollout_epochs):
-        order = torch.randperm(len(units), generator=generator(seed, "minibatches", rollout.weight_version, epoch))
+        order = torch.randperm(
+            len(rollout) // size, generator=generator(seed, "minibatches", rollout.weight_version, epoch)
+        )
         for part in _parts(order.tolist(), online.minibatches):
-            rows = [units[i] for i in part]
+            rows = [i for group in part for i in range(group * size, (group + 1) * size)]
             update = partial(_update, algorithm, optimizer, rollout, rows, means)
             if not budget.spend(update, optimizer.discard):
                 return
@@ -251,21 +259,21 @@ def _update(
     algorithm: OnlineAlgorithm,
     optimizer: Optimizer,
     rollout: Rollout,
-    units: Sequence[Sequence[int]],
+    rows: Sequence[int],
     means: Means,
     budget: int,
 ) -> bool:
-    """One optimizer step on one minibatch, micro-batch by micro-batch as if it were one.
+    """One optimizer step on one minibatch, micro-batch by micro-batch as if it were one; a group stays in one
+    micro-batch if it fits, so that its prompt is computed once.
 
     Returns False, and takes no step, when the policy has gone further than target_kl from the one that sampled.
     """
-    lengths = rollout.lengths.tolist()
-    rows = [i for unit in units for i in unit]
     minibatch = rollout.rows(rows)
+    texts = texts_of(minibatch.ids, minibatch.starts, minibatch.valid)
     divisor, what = algorithm.divisor(minibatch), minibatch.words
     seen = Means()
-    for micro in micro_batches(units, lambda unit: len(unit) * max(lengths[i] for i in unit), budget):
-        loss = algorithm.loss(rollout.rows([i for unit in micro for i in unit]))
+    for micro in text_batches(texts, budget, rollout.together):
+        loss = algorithm.loss(minibatch.rows(micro))
         optimizer.backward((loss.values * loss.weights).sum() / divisor, what)
         seen.add(loss.metrics, loss.weights)
     if (limit := algorithm.roles.settings.target_kl) is not None:

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prefloop.datasets.collate import text_batches
 from prefloop.datasets.rows import demonstration_rows, train_prompts
 from prefloop.errors import InputError
-from prefloop.generation.sampler import Sampling
+from prefloop.generation.sampler import Sampler, Sampling
+from prefloop.generation.twin import Adviser
 from prefloop.models.adapters import save_trained
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import base_of, load_policy, load_tokenizer
@@ -56,19 +57,28 @@ class Roles:
         self.trained: list[nn.Module] = [policy] if critic is None else [policy, critic]
         self.beside: dict[str, nn.Module] = {} if critic is None else {"critic": critic}
         """Models that are saved in folders of these names beside the policy."""
+        self.adviser: Adviser | None = None
+        """Decides which tokens may be sampled; a method puts it here."""
         self._policy, self._reference = CompletionLogprobs(policy), CompletionLogprobs(reference)
         self._critic = None if critic is None else ScoreHead(critic)
+
+    def sampler(self) -> Sampler:
+        """What rollouts are sampled with."""
+        return Sampler(base_of(self.policy), self.template, adviser=self.adviser)
 
     def logprobs(self, part: Rollout) -> Float[Tensor, "n"]:
         """log pi of each valid decision at the sampling temperature, in nats."""
         return self._policy(part.ids, part.starts, part.valid, self.settings.temperature)[0][part.valid]
 
     def logprobs_and_entropy(
-        self, part: Rollout, *, wanted: bool = True
+        self, part: Rollout, *, wanted: bool = True, only: Bool[Tensor, "n V"] | None = None
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"] | float]:
-        """log pi of each valid decision and the entropy of its distribution, from one pass; 0 if it is not wanted."""
+        """log pi of each valid decision and the entropy of its distribution, from one pass; 0 if it is not wanted.
+
+        With `only`, of the distribution over those tokens alone.
+        """
         temperature = self.settings.temperature
-        logprobs, entropy = self._policy(part.ids, part.starts, part.valid, temperature, entropy=wanted)
+        logprobs, entropy = self._policy(part.ids, part.starts, part.valid, temperature, entropy=wanted, only=only)
         return logprobs[part.valid], 0.0 if entropy is None else entropy[part.valid]
 
     def distributions(self, part: Rollout) -> Float[Tensor, "n V"]:

@@ -37,6 +37,8 @@ class Rollout:
     """The completions as text, where they are known."""
     together: int = 1
     """So many neighbouring sequences always go through the loss together."""
+    grouped: int = 1
+    """So many neighbouring sequences answer one prompt, and stay in one minibatch."""
     added: dict[str, Tensor] = field(default_factory=dict)
     parts: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What each part of the reward said of each sequence of the whole rollout, before it was weighted."""
