@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cpl": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "q_learning": {"batch_size": 4, "epochs": 3, "max_length": 64, "renew_every": 2},
     "iqlearn": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "spin": {"batch_size": 4, "epochs": 3, "max_length": 64, "max_new_tokens": 8, "rounds": 2},
     "adversarial": {"batch_size": 6, "steps": 4, "max_length": 64, "max_new_tokens": 8, "minibatches": 2},
     "ppo": {
         "batch_size": 6,

@@ -20,6 +20,7 @@ from prefloop.algorithms import (
     rft,
     rloo,
     sft,
+    spin,
     trpo,
 )
 from prefloop.training.method import Method
@@ -274,6 +275,16 @@ METHODS: dict[str, Method] = {
         q_learning.QLearning,
         "how well each token predicts the reward that it leads to",
         cost="one pass per completion, and a forward pass of a copy; the policy twice in memory",
+    ),
+    "spin": Method(
+        spin.SPINConfig,
+        spin.DEFAULTS,
+        "policy",
+        "demonstrations",
+        "offline",
+        spin.SPIN,
+        "people's answers rather than those that it gave itself a round ago",
+        cost="sampling once per round; two passes per demonstration; the policy twice in memory",
     ),
     "adversarial": Method(
         adversarial.AdversarialConfig,

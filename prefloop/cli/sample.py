@@ -54,6 +54,15 @@ def register(app: typer.Typer) -> None:
                 "--stop", metavar="TEXT", help="Ends a completion before it; may be given often.", show_default=False
             ),
         ] = None,
+        beta: Annotated[
+            float | None,
+            typer.Option(
+                "--beta",
+                min=0.0,
+                help="How far value heads (ilql's) move the log-probabilities; without it as trained.",
+                show_default=False,
+            ),
+        ] = None,
         max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion.")] = 256,
         seed: SeedOption = 0,
         device: DeviceOption = "auto",
@@ -89,6 +98,7 @@ def register(app: typer.Typer) -> None:
             top_p=top_p,
             min_p=min_p,
             stop=stop or [],
+            beta=beta,
             max_new_tokens=max_new_tokens,
             seed=seed,
             device=device,

@@ -44,7 +44,7 @@ def reference_logprobs(
     found = _kept(root, key, run)
     if found is None:
         run.log(f"reference log-probabilities of {len(texts)} completions")
-        found = _computed(measure, texts, run.settings.micro_batch_tokens)
+        found = torch.cat(measured_logprobs(measure, texts, run.settings.micro_batch_tokens))
 
         def fill(folder: Path) -> None:
             with disk_errors():
@@ -91,7 +91,8 @@ def _kept(root: Path, key: str, run: Run) -> Tensor | None:
 
 
 @torch.no_grad()
-def _computed(measure: CompletionLogprobs, texts: Sequence[Encoded], budget: int) -> Float[Tensor, "m"]:
+def measured_logprobs(measure: CompletionLogprobs, texts: Sequence[Encoded], budget: int) -> list[Float[Tensor, "c"]]:
+    """log pi(token) of each completion token of each text, in nats, in float32 on the CPU, `budget` tokens at once."""
     measure.full.eval()
     found: list[Tensor] = [torch.empty(0)] * len(texts)
     parts = text_batches(texts, budget)
@@ -101,4 +102,4 @@ def _computed(measure: CompletionLogprobs, texts: Sequence[Encoded], budget: int
             for i, row, real in zip(part, logprobs.cpu(), valid.cpu(), strict=True):
                 found[i] = row[real]
             advance(done, "")
-    return torch.cat(found)
+    return found

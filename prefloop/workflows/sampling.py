@@ -39,6 +39,7 @@ def sample(
     seed: int = 0,
     device: str = "auto",
     dtype: str = "auto",
+    beta: float | None = None,
     ask: str | None = None,
     overlap: int = 1,
     round: int = 0,
@@ -49,6 +50,7 @@ def sample(
     """Sample `per_prompt` completions of each prompt: `{"completions": [{"prompt", "completion", "terminated"}], ...}`.
 
     `prompts` is a list of texts or messages, a file with a column `prompt`, or None for the workspace's prompts.
+    `beta` is how far a policy's value heads (ILQL's) move its log-probabilities; without it as trained.
     `ask` also puts questions of that kind into the workspace's queue: a comparison of each completion of a prompt with
     the next one that differs (two of them make one question), or a demonstration of each prompt (nothing is sampled).
     Raises InputError for a file without prompts, a model that cannot be loaded, or `ask` without a workspace.
@@ -69,7 +71,7 @@ def sample(
     )
     sampling.check()
     place = model_at(policy, "policy", workspace_or_none(workspace))
-    actor = Policy(place, device=device, dtype=dtype)
+    actor = Policy(place, device=device, dtype=dtype, beta=beta)
     if log is not None:
         log(f"sampling {len(given)} x {per_prompt} completions from {policy}")
     with progress("sample", len(given) * per_prompt) as advance:
@@ -89,7 +91,7 @@ def sample(
         ],
     }
     if asked is not None:
-        settings = {**asdict(sampling), "stop": list(stop), "seed": seed}
+        settings = {**asdict(sampling), "stop": list(stop), "seed": seed, **({} if beta is None else {"beta": beta})}
         version = read_manifest(Path(place)).hash if (Path(place) / MANIFEST).is_file() else policy
         result["questions"] = _ask_comparisons(messages, groups, version, settings, overlap, round, workspace)
     if out is not None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import prefloop
 from prefloop.datasets.rows import RewardedRow
 from prefloop.errors import InputError
 from prefloop.functional.temporal_difference import perturbed_logits
@@ -249,6 +250,23 @@ def test_with_beta_0_the_sampler_writes_what_the_cloned_policy_writes(made: Path
     assert texts(Policy(made, beta=30.0, **place)) != texts(Policy(bare, **place))
     with pytest.raises(InputError, match="has no value heads"):
         Policy(bare, beta=1.0, **place)
+
+
+def test_the_verb_tries_another_beta(made: Path) -> None:
+    """`prefloop sample --beta` is the sampler's beta, and is kept with what was sampled."""
+    settings: dict[str, Any] = {"max_new_tokens": 12, "seed": 5, "device": "cpu", "dtype": "float32"}
+    texts = [message[0]["content"] for message in PROMPTS]
+
+    def said(beta: float | None) -> list[str]:
+        return [row["completion"] for row in prefloop.sample(str(made), texts, beta=beta, **settings)["completions"]]
+
+    for beta in (0.0, 30.0):
+        policy = Policy(made, beta=beta, device="cpu", dtype="float32")
+        answers = policy.answer(PROMPTS, 1, Sampling(max_new_tokens=12), seed=5)
+        assert said(beta) == [group[0].text for group in answers]
+    assert said(None) == said(3.0) != said(0.0)
+    with pytest.raises(InputError, match="has no value heads"):
+        prefloop.sample("builtin", texts, beta=1.0, **settings)
 
 
 def test_what_is_sampled_has_the_perturbed_probabilities(made: Path) -> None:

@@ -35,7 +35,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     }
     settings, config = build_together([RunSettings, way.config], mapping)
     seconds = 0.0
-    honest = reference._computed
+    honest = reference.measured_logprobs
 
     def timed(*arguments: Any) -> torch.Tensor:
         nonlocal seconds
@@ -44,7 +44,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         seconds += 0.0 if spec["precomputed"] else time.perf_counter() - started
         return found
 
-    reference._computed = timed
+    reference.measured_logprobs = timed
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), spec["method"], settings, {"method": spec["method"]}, lambda words: None)
         run.begin(resume=False)
