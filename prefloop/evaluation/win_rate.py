@@ -24,33 +24,38 @@ POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}
 
 
 def win_rate(
-    prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str], judge: Judge, *, seed: int = 0
+    prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str], judges: Judge | Sequence[Judge], *, seed: int = 0
 ) -> dict[str, Any]:
     """Share of pairs that `a` wins against `b`: {"value", "low", "high", "n", ...}; 0.5 is no difference.
 
-    Pair i is `a[i]` against `b[i]` on `prompts[i]`. All 2n judgements go to the judge in one shuffled batch. A pair
-    scores the mean of its two judgements (1 won, 0.5 tied, 0 lost). Identical texts are a tie and are not shown.
-    The interval is a bootstrap over prompts. Besides:
-    `ties` share of judgements that are ties (identical pairs included), `consistency` share of shown pairs whose two
-    orders name the same winner (or tie both times), `first` share of decided judgements for the text shown first
-    (0.5 is no position bias), `identical` count of identical pairs; consistency and first are None where nothing was
-    shown or decided.
-    Raises InputError for no pairs or unequal lengths, RunError when the judge does not answer as agreed.
+    Pair i is `a[i]` against `b[i]` on `prompts[i]`. Each judge judges every pair in both orders, its 2n judgements in
+    one shuffled batch. A pair scores the mean of all its judgements (1 won, 0.5 tied, 0 lost), so several judges make
+    the rate more exact and `n` no larger. Identical texts are a tie and are not shown. The interval is a bootstrap over
+    prompts. Besides:
+    `judges` how many, `ties` share of judgements that are ties (identical pairs included), `consistency` how often the
+    two orders of a shown pair name the same winner (or tie both times), `first` share of decided judgements for the
+    text shown first (0.5 is no position bias), `identical` count of identical pairs; consistency and first are None
+    where nothing was shown or decided.
+    Raises InputError for no pairs or unequal lengths, RunError when a judge does not answer as agreed.
     """
-    n = len(prompts)
+    n, asked = len(prompts), [judges] if callable(judges) else list(judges)
     if n == 0 or len(a) != n or len(b) != n:
         raise InputError(f"a win rate needs as many answers of each policy as prompts: got {n}, {len(a)}, {len(b)}")
+    if not asked:
+        raise InputError("a win rate needs a judge")
     shown = [i for i in range(n) if a[i] != b[i]]
-    verdicts = _ask_in_both_orders(
-        [prompts[i] for i in shown], [a[i] for i in shown], [b[i] for i in shown], judge, seed
-    )
-    points = np.full((n, 2), 0.5)
-    for row, (straight, swapped) in zip(shown, verdicts, strict=True):
-        points[row] = POINTS[straight], 1 - POINTS[swapped]
-    decided = [v for pair in verdicts for v in pair if v != "tie"]
-    consistent = [POINTS[straight] == 1 - POINTS[swapped] for straight, swapped in verdicts]
-    result = share_interval(points.mean(axis=1), [prompt_id(as_messages(p)) for p in prompts], seed=seed)
+    parts = [[column[i] for i in shown] for column in (prompts, a, b)]
+    verdicts = [_ask_in_both_orders(*parts, judge, seed + number) for number, judge in enumerate(asked)]
+    points = np.full((n, len(asked), 2), 0.5)
+    for number, said in enumerate(verdicts):
+        for row, (straight, swapped) in zip(shown, said, strict=True):
+            points[row, number] = POINTS[straight], 1 - POINTS[swapped]
+    pairs = [pair for said in verdicts for pair in said]
+    decided = [v for pair in pairs for v in pair if v != "tie"]
+    consistent = [POINTS[straight] == 1 - POINTS[swapped] for straight, swapped in pairs]
+    result = share_interval(points.mean(axis=(1, 2)), [prompt_id(as_messages(p)) for p in prompts], seed=seed)
     return result.as_dict() | {
+        "judges": len(asked),
         "ties": float((points == 0.5).mean()),
         "consistency": float(np.mean(consistent)) if consistent else None,
         "first": decided.count("a") / len(decided) if decided else None,

@@ -255,15 +255,27 @@ def _scores(pairs: Iterable[tuple[Task, str]]) -> list[float]:
 # --- judging for evaluation --------------------------------------------------------------------------------------
 
 
-def judge(
-    who: str | Profile | Sequence[str | Profile], seed: int = 0
-) -> Callable[[Sequence[Any], Sequence[str], Sequence[str]], list[str]]:
-    """A blind judge for win rates: `(prompts, first texts, second texts)` -> "a", "b" or "tie" for each.
+Judge = Callable[[Sequence[Any], Sequence[str], Sequence[str]], list[str]]
 
-    Each pair is judged by one member of `who`, chosen by `seed` and the prompt, so that both orders of a pair meet
-    the same person. What B-Pref would skip is a tie. The judge raises InputError for a prompt outside the task world.
+
+def judges(who: str | Profile | Sequence[str | Profile], seed: int = 0) -> list[Judge]:
+    """A blind judge for win rates for each of `who`: `(prompts, first texts, second texts)` -> "a", "b" or "tie".
+
+    What a person says of a pair is decided by `seed`, their place in `who`, the prompt and the texts. What B-Pref would
+    skip is a tie. A judge raises InputError for a prompt outside the task world.
     """
-    panel = profiles_of(who)
+    seen: dict[tuple[str, str], float] = {}
+    return [_judge(profile, f"{seed}:{number}", seen) for number, profile in enumerate(profiles_of(who))]
+
+
+def _judge(profile: Profile, stream: str, seen: dict[tuple[str, str], float]) -> Judge:
+    """`seen` holds the scores of (prompt, text) that any of the judges has looked at: checking may run a program."""
+
+    def scores(tasks: Sequence[Task], texts: Sequence[str]) -> list[float]:
+        pairs = {(t.prompt, text): (t, text) for t, text in zip(tasks, texts, strict=True)}
+        new = [key for key in pairs if key not in seen]
+        seen.update(zip(new, _scores(pairs[key] for key in new), strict=True))
+        return [seen[t.prompt, text] for t, text in zip(tasks, texts, strict=True)]
 
     def verdicts(prompts: Sequence[Any], a: Sequence[str], b: Sequence[str]) -> list[str]:
         tasks = []
@@ -272,11 +284,9 @@ def judge(
             if task is None:
                 raise InputError(f"simulated people cannot judge {prompt!r:.120}: {CANNOT_JUDGE}")
             tasks.append(task)
-        firsts, seconds = _scores(zip(tasks, a, strict=True)), _scores(zip(tasks, b, strict=True))
         said: list[str] = []
-        for task, one, two, text, other in zip(tasks, firsts, seconds, a, b, strict=True):
-            profile = panel[Random(f"{seed}:{task.prompt}").randrange(len(panel))]
-            rng = Random(f"{seed}:{task.prompt}:{text}:{other}")
+        for task, one, two, text, other in zip(tasks, scores(tasks, a), scores(tasks, b), a, b, strict=True):
+            rng = Random(f"{stream}:{task.prompt}:{text}:{other}")
             choice = choose(profile, one, two, len(text) - len(other), rng)
             said.append("tie" if choice == "skip" else choice)
         return said

@@ -21,7 +21,7 @@ from prefloop.artifacts.workspace import Workspace
 from prefloop.audits.report import write_report
 from prefloop.generation.policy import Completion, Policy
 from prefloop.generation.sampler import Sampling
-from prefloop.labelers.simulated import PANEL, PROFILES, Profile, fresh_panel, judge
+from prefloop.labelers.simulated import PANEL, PROFILES, Profile, fresh_panel, judges
 from prefloop.labelers.task_world import SHOW_PROMPTS, spec_of, task_prompts
 from prefloop.models.load import BUILTIN
 from prefloop.records import as_messages
@@ -43,7 +43,7 @@ DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 340
 CHOICE = 120
 """Prompts set aside on which people choose among the policies that the rounds made."""
-FRESH = 450
+FRESH = 600
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
 
@@ -52,7 +52,7 @@ SFT: dict[str, Any] = {
     "eval_every": 18, "keep_best": True, "patience": 1,
 }  # fmt: skip
 """Until the held-out loss no longer falls; the weights of its minimum are kept."""
-REWARD_MODEL: dict[str, Any] = {"lr": 1.5e-4, "epochs": 1.25, "batch_size": 32, "max_length": 192, "warmup": 5}
+REWARD_MODEL: dict[str, Any] = {"lr": 3e-4, "epochs": 2, "batch_size": 32, "max_length": 192, "warmup": 5}
 PPO: dict[str, Any] = {
     "lr": 7e-5, "steps": 8, "batch_size": 128, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
     "max_new_tokens": ANSWER_TOKENS, "missing_eos_score": -3.0, "schedule": "constant",
@@ -71,7 +71,7 @@ DPO: dict[str, Any] = {
 def demo(
     directory: str | Path | None = None, *, seed: int = 0, log: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
-    """Demonstrations -> SFT -> comparisons -> reward model -> PPO, and round again; DPO on both rounds beside it.
+    """Demonstrations -> SFT -> comparisons -> reward model -> PPO, and round again; DPO beside the first round's PPO.
 
     The policy that it ends with is the one that simulated people prefer on prompts set aside for that choice.
 
@@ -127,8 +127,8 @@ def demo(
         train=PPO,
     )
     first = one_round(config, 1, sft, asked, place, stages, say)
+    dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, first["snapshot"], DPO)["artifact"])
     second = one_round(config, 2, first["policy"], asked, place, stages, say)
-    dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, second["snapshot"], DPO)["artifact"])
     policies = {"base": str(BUILTIN), "sft": sft, "round1": first["policy"], "round2": second["policy"], "dpo": dpo}
     choice = stages.do("people choose the policy", lambda: _choose(policies, set_aside, seed))
     chosen = choice["chosen"]
@@ -175,7 +175,7 @@ def _choose(policies: dict[str, str], prompts: Sequence[str], seed: int) -> dict
         name: [group[0] for group in Policy(policies[name]).answer(messages, 1, sampling, seed=seed + 200 + number)]
         for number, name in enumerate(("sft", *TRAINED))
     }
-    people = judge(PANEL, seed)
+    people = judges(PANEL, seed)
     rates = {
         name: compare_answers(messages, answers[name], answers["sft"], people, seed)["win_rate"] for name in TRAINED
     }
@@ -192,7 +192,7 @@ def _measure(policies: dict[str, str], chosen: str, seed: int, say: Callable[[st
     for number, (name, policy) in enumerate(loaded.items()):
         say(f"sampling {name} on {len(tasks)} fresh tasks")
         answers[name] = [group[0] for group in policy.answer(messages, 1, sampling, seed=seed + 100 + number)]
-    people = judge(fresh_panel(5, seed), seed)
+    people = judges(fresh_panel(5, seed), seed)
     against = {name: compare_answers(messages, answers[name], answers["sft"], people, seed) for name in TRAINED}
     solved = {name: gold(tasks, [c.text for c in given], seed) for name, given in answers.items()}
     return {

@@ -18,7 +18,7 @@ from prefloop.evaluation.reward_model import evaluate_scores, features_followed,
 from prefloop.evaluation.win_rate import Judge, win_rate
 from prefloop.generation.policy import Completion, Policy
 from prefloop.generation.sampler import Sampling
-from prefloop.labelers.simulated import fresh_panel, judge
+from prefloop.labelers.simulated import fresh_panel, judges
 from prefloop.labelers.task_world import Task, task_prompts
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import Comparison, Messages, as_messages, prompt_id
@@ -85,14 +85,14 @@ def evaluate(
         say(f"sampling {len(messages)} answers of {ref}")
         groups = policy.answer(messages, 1, sampling, seed=seed + number)
         answers.append([group[0] for group in groups])
-    result = compare_answers(messages, answers[0], answers[1], _judge(judged_by, seed, device, dtype, place), seed)
+    result = compare_answers(messages, answers[0], answers[1], _judges(judged_by, seed, device, dtype, place), seed)
     result |= {"judge": judged_by or "simulated", "against": against, "prompts_too_long": too_long}
     result["kl"] = divergence(policies[0], policies[1], messages, answers[0], seed)
     return _kept(place, model, "policy", result, seed)
 
 
 def compare_answers(
-    messages: Sequence[Messages], ours: Sequence[Completion], theirs: Sequence[Completion], judged_by: Judge, seed: int
+    messages: Sequence[Messages], ours: Sequence[Completion], theirs: Sequence[Completion], judged_by: Sequence[Judge], seed: int
 ) -> dict[str, Any]:
     """Win rate, length and share of completions that ended, of two lists of answers."""
     return {
@@ -210,10 +210,10 @@ def asked_prompts(prompts: Sequence[Any] | str | Path | None, seed: int, place: 
     return read_prompts(source)
 
 
-def _judge(ref: str | None, seed: int, device: str, dtype: str, place: Workspace | None) -> Judge:
-    """Simulated people that nobody has trained on, or a reward model."""
+def _judges(ref: str | None, seed: int, device: str, dtype: str, place: Workspace | None) -> Sequence[Judge]:
+    """Five simulated people that nobody has trained on, or a reward model."""
     if ref is None or ref == "simulated":
-        return judge(fresh_panel(5, seed), seed)
+        return judges(fresh_panel(5, seed), seed)
     where = pick_device(device)
     reward = LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
 
@@ -224,7 +224,7 @@ def _judge(ref: str | None, seed: int, device: str, dtype: str, place: Workspace
             for a, b in zip(reward(messages, firsts), reward(messages, seconds), strict=True)
         ]
 
-    return verdicts
+    return [verdicts]
 
 
 def _kept(

@@ -104,3 +104,17 @@ def test_bad_input_and_a_bad_judge():
         win_rate(["p"], ["a"], ["b"], lambda p, f, s: ["a"])
     with pytest.raises(RunError, match="'both'"):
         win_rate(["p"], ["a"], ["b"], lambda p, f, s: ["a", "both"])
+
+
+def test_several_judges_make_the_rate_more_exact_and_n_no_larger():
+    def contrary(prompts, firsts, seconds):
+        return ["a" if len(f) < len(s) else "b" for f, s in zip(firsts, seconds, strict=True)]
+
+    prompts, longer, shorter = [str(i) for i in range(8)], ["aaa"] * 8, ["b"] * 8
+    got = win_rate(prompts, longer, shorter, [prefers_longer, prefers_longer, prefers_longer, contrary])
+    assert (got["value"], got["n"], got["judges"], got["consistency"]) == (0.75, 8, 4, 1.0)
+    # A judge who always takes the first place adds a half to each pair.
+    got = win_rate(prompts, longer, shorter, [prefers_longer, always_first])
+    assert (got["value"], got["n"], got["first"], got["consistency"]) == (0.75, 8, 0.75, 0.5)
+    with pytest.raises(InputError, match="needs a judge"):
+        win_rate(prompts, longer, shorter, [])

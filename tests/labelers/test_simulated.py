@@ -18,7 +18,7 @@ from prefloop.labelers.simulated import (
     Profile,
     choose,
     fresh_panel,
-    judge,
+    judges,
     label,
     probability_first,
     profiles_of,
@@ -247,7 +247,7 @@ RIGHT, WRONG = "5 + 5 = 10.", "5 + 5 = 11."
 
 
 def test_a_sure_judge() -> None:
-    verdicts = judge(Profile(name="sure", skill=ARGMAX))
+    (verdicts,) = judges(Profile(name="sure", skill=ARGMAX))
     prompts = ["What is 5 + 5?", [{"role": "user", "content": "What is 5 + 5?"}], "What is 5 + 5?"]
     assert verdicts(prompts, [RIGHT, WRONG, RIGHT], [WRONG, RIGHT, RIGHT]) == ["a", "b", "tie"]
 
@@ -256,13 +256,16 @@ def test_a_panel_of_judges_is_the_same_for_the_same_seed() -> None:
     prompts = [f"What is {a} + 1?" for a in range(60)]
     right, wrong = [f"{a + 1}" for a in range(60)], [f"{a + 2}" for a in range(60)]
     panel = fresh_panel(5, seed=0)
-    first = judge(panel, seed=0)(prompts, right, wrong)
-    assert judge(panel, seed=0)(prompts, right, wrong) == first
-    assert judge(panel, seed=1)(prompts, right, wrong) != first
+    first = [one(prompts, right, wrong) for one in judges(panel, seed=0)]
+    assert [one(prompts, right, wrong) for one in judges(panel, seed=0)] == first
+    assert [one(prompts, right, wrong) for one in judges(panel, seed=1)] != first
     # Skilled people (beta of 10 or more, a difference of 0.9) are wrong by mistake only: 2 to 12 in a hundred.
-    assert first.count("a") >= 48
+    assert all(said.count("a") >= 45 for said in first)
+    # Two people of one profile make mistakes of their own.
+    twins = judges([panel[0], panel[0]])
+    assert twins[0](prompts, right, wrong) != twins[1](prompts, right, wrong)
 
 
 def test_a_judge_says_what_it_cannot_judge() -> None:
     with pytest.raises(InputError, match="cannot judge 'What is the capital of France"):
-        judge("careful")(["What is the capital of France?"], ["Paris"], ["Rome"])
+        judges("careful")[0](["What is the capital of France?"], ["Paris"], ["Rome"])
