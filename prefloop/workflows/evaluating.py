@@ -92,7 +92,11 @@ def evaluate(
 
 
 def compare_answers(
-    messages: Sequence[Messages], ours: Sequence[Completion], theirs: Sequence[Completion], judged_by: Sequence[Judge], seed: int
+    messages: Sequence[Messages],
+    ours: Sequence[Completion],
+    theirs: Sequence[Completion],
+    judged_by: Sequence[Judge],
+    seed: int,
 ) -> dict[str, Any]:
     """Win rate, length and share of completions that ended, of two lists of answers."""
     return {
