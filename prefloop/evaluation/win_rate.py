@@ -44,8 +44,8 @@ def win_rate(
     if not asked:
         raise InputError("a win rate needs a judge")
     shown = [i for i in range(n) if a[i] != b[i]]
-    parts = [[column[i] for i in shown] for column in (prompts, a, b)]
-    verdicts = [_ask_in_both_orders(*parts, judge, seed + number) for number, judge in enumerate(asked)]
+    which, ours, theirs = [prompts[i] for i in shown], [a[i] for i in shown], [b[i] for i in shown]
+    verdicts = [_ask_in_both_orders(which, ours, theirs, judge, seed + number) for number, judge in enumerate(asked)]
     points = np.full((n, len(asked), 2), 0.5)
     for number, said in enumerate(verdicts):
         for row, (straight, swapped) in zip(shown, said, strict=True):
