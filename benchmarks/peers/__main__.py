@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import pairs, sampling
+from benchmarks.peers import online, pairs, sampling
 from benchmarks.peers.environments import PEERS, NotThere, interpreter
 
 Rows = Callable[[str, Path, str], list[dict[str, Any]]]
@@ -23,6 +23,7 @@ WORKS: dict[str, Rows] = {
     "sampling_hh": sampling.rows,
     "sampling_equal": sampling.rows,
     **dict.fromkeys(pairs.WORKS, pairs.rows),
+    **dict.fromkeys(online.WORKS, online.rows),
 }
 
 

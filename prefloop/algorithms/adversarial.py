@@ -107,7 +107,7 @@ class Adversarial:
         rows = zip(part.ids.tolist(), part.starts.tolist(), strict=True)
         known = [self.answers[tuple(ids[:start])] for ids, start in rows]
         answers = [some[part.weight_version % len(some)] for some in known]
-        logprobs, valid = self.cloned.of(answers, self.roles.settings.temperature)
+        logprobs, valid = self.cloned.of(answers, self.roles.temperature)
         whole = logprobs.sum(1)
         now = (part.added["logprobs"] * part.valid).sum(1)
         kind = self.config.kind

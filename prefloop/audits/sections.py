@@ -34,28 +34,33 @@ class Curve:
     from_zero: bool = True
 
 
-PPO_CURVES = (
+ONLINE_CURVES = (
+    Curve("reward", "objective/scores", "Reward", "What the reward model gives its answers. It should rise.", False),
     Curve(
-        "ppo-reward", "objective/scores", "Reward", "What the reward model gives its answers. It should rise.", False
-    ),
-    Curve(
-        "ppo-kl",
+        "kl",
         "objective/kl",
         "Distance from where it started",
         "KL to the model it started from, in nats per answer. A penalty keeps it moderate, so that it does not drift"
         " into tricks that only please the reward model.",
     ),
     Curve(
-        "ppo-length",
+        "length",
         "length",
         "Length of its answers",
         "In tokens. If the reward simply liked long answers, this would climb without end.",
     ),
     Curve(
-        "ppo-entropy",
+        "entropy",
         "objective/entropy",
         "Variety",
         "Entropy: how open the choice of words still is. At zero the model would always say the same.",
+    ),
+    Curve(
+        "distinct",
+        "diversity/distinct_2",
+        "Variety among answers",
+        "Share of all pairs of neighbouring tokens in a batch of answers that are no repetition (distinct-2). It falls"
+        " when the answers grow alike.",
     ),
 )
 LOSS_CHARTS = {
@@ -348,13 +353,16 @@ def training(d: Data) -> list[dict[str, Any]]:
         stage: [r for r in map(_mapping, _list(rows)) if r] for stage, rows in _mapping(d.get("training")).items()
     }
     groups = []
-    ppo, breaks = _in_one_line(logged.get("ppo", []))
-    drawn = []
-    for curve in PPO_CURVES:
-        line = charts.Line("policy", "policy", [part for rows in ppo if (part := _points(rows, curve.metric))])
-        drawn += _drawn(curve.key, curve.title, curve.about, [line], from_zero=curve.from_zero, breaks=breaks)
-    if drawn:
-        groups.append({"title": "Practising against the reward model (PPO)", "charts": drawn})
+    for stage in logged:
+        runs, breaks = _in_one_line(logged[stage])
+        drawn = []
+        for curve in ONLINE_CURVES:
+            line = charts.Line("policy", "policy", [part for rows in runs if (part := _points(rows, curve.metric))])
+            key = f"{stage}-{curve.key}"
+            drawn += _drawn(key, curve.title, curve.about, [line], from_zero=curve.from_zero, breaks=breaks)
+        if drawn:
+            name = "PPO" if stage == "ppo" else stage
+            groups.append({"title": f"Practising against the reward model ({name})", "charts": drawn})
     drawn = []
     for stage, (title, about) in LOSS_CHARTS.items():
         rows, breaks = _in_one_line(logged.get(stage, []))

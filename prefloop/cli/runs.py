@@ -14,10 +14,24 @@ from prefloop.cli.verb import WorkspaceOption, verb
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
 
-    @verb(app, "runs", "prefloop runs", "prefloop runs --stop hh_ppo")
+    @verb(
+        app,
+        "runs",
+        "prefloop runs",
+        "prefloop runs --stop hh_ppo",
+        "prefloop runs --steer hh_ppo --set beta=0.1 --set lr=1e-6",
+    )
     def runs(
         stop: Annotated[
             str | None, typer.Option("--stop", metavar="RUN", help="Ask a running job to stop.", show_default=False)
+        ] = None,
+        steer: Annotated[
+            str | None,
+            typer.Option("--steer", metavar="RUN", help="Change a job from its next step on.", show_default=False),
+        ] = None,
+        changes: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="With --steer: lr, beta or kl_target.", show_default=False),
         ] = None,
         prune: Annotated[
             bool,
@@ -25,10 +39,10 @@ def register(app: typer.Typer) -> None:
         ] = False,
         workspace: WorkspaceOption = None,
     ) -> Answer:
-        """List training jobs; stop one; remove what was left by those that were cut off."""
+        """List training jobs; stop one; steer one; remove what was left by those that were cut off."""
         import prefloop
 
-        found = prefloop.runs(workspace, stop=stop, prune=prune)
+        found = prefloop.runs(workspace, stop=stop, steer=steer, changes=changes or (), prune=prune)
 
         def show(console: Console) -> None:
             if not found:

@@ -91,7 +91,11 @@ def weighted_indices(chances: Float[Tensor, "n"], batch_size: int, step: int, se
 
 def cycled(n: int, size: int, step: int, seed: int) -> list[int]:
     """`size` of `n` row numbers for step `step`: one permutation after another, cut wherever a step ends."""
-    first, last = step * size, (step + 1) * size
+    return stretch(n, step * size, (step + 1) * size, seed)
+
+
+def stretch(n: int, first: int, last: int, seed: int) -> list[int]:
+    """The row numbers first <= i < last of an endless stream: one permutation of n after another."""
     epochs = range(first // n, (last - 1) // n + 1)
     stream = [i for epoch in epochs for i in batch_indices(n, n, epoch, seed)]
     return stream[first - epochs[0] * n : last - epochs[0] * n]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from prefloop.training.steering import Change
 
 
 @dataclass
@@ -12,6 +15,12 @@ class KLController:
     beta: float
     target: float | None = None
     horizon: float = 10_000
+
+    def steer(self, changes: Iterable[Change]) -> None:
+        """Go on with the last price and target that they name."""
+        for change in changes:
+            self.beta = self.beta if change.beta is None else change.beta
+            self.target = self.target if change.kl_target is None else change.kl_target
 
     def update(self, kl: float, episodes: int) -> float:
         """The price that this rollout was charged; afterwards beta is beta (1 + e * episodes / horizon).

@@ -134,6 +134,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, first)
+        optimizer.steer(run.steering.before(first))
         means.load(state.pop("means", {}))
         best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         write_tensors(followers, tensors, FOLLOWER)
@@ -142,6 +143,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
         for step in range(first, steps):
             if state["stopped"]:
                 break
+            optimizer.steer(run.changes(step))
             batch = [rows[i] for i in _batch(algorithm, s.batch_size, step, s.seed)]
             algorithm.model.train()
             # Dropout draws from the global stream: as a function of (seed, step) it survives a resume on any device.

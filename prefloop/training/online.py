@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prefloop.datasets.collate import cycled, text_batches
+from prefloop.datasets.collate import text_batches
 from prefloop.errors import RunError
 from prefloop.generation.sampler import Sampler
 from prefloop.models.heads import trainable
@@ -26,6 +26,8 @@ from prefloop.models.load import base_of
 from prefloop.models.trees import texts_of
 from prefloop.records import Messages
 from prefloop.rewards.composition import Composition, Reward, scored
+from prefloop.training.curriculum import Curriculum
+from prefloop.training.importance import corrected, sampler_gauge
 from prefloop.training.kl import KLController
 from prefloop.training.memory import Budget
 from prefloop.training.metrics import Means
@@ -33,7 +35,7 @@ from prefloop.training.offline import FOLLOWER, Follows, Loss, write_tensors
 from prefloop.training.online_roles import Roles, prompt_room
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
-from prefloop.training.rollout import Rollout, make_rollout
+from prefloop.training.rollout import Rollout, groups, make_rollout
 from prefloop.training.run import Run, generator
 from prefloop.training.watch import Seen, Watch, Watched
 
@@ -91,11 +93,16 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
     followers = algorithm.followers() if isinstance(algorithm, Follows) else {}
     kl = KLController(online.beta, online.kl_target, online.kl_horizon)
     budget = Budget(s.micro_batch_tokens, run.log)
+    curriculum = Curriculum(len(roles.prompts), online.curriculum, s.seed)
+    planned, warned = rollouts, False
     rollouts = min(rollouts, s.stop_at or rollouts)
     first, tensors, state = 0, dict[str, Tensor](), dict[str, Any]()
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, int(state["optimizer_steps"]))
+        for steered in (optimizer, kl):
+            steered.steer(run.steering.before(first))
+        curriculum.variance, curriculum.taken = tensors["curriculum/variance"], state["prompts_taken"]
         kl.beta, budget.tokens = state["beta"], state["micro_batch_tokens"]
         if isinstance(roles.reward, Composition):
             roles.reward.load_state(state["reward"])
@@ -117,12 +124,25 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
         for step in range(first, rollouts):
             if watched is not None and watched.stopped:
                 break
-            chosen = cycled(len(roles.prompts), asked, step, s.seed)
+            changes = run.changes(step)
+            for steered in (optimizer, kl):
+                steered.steer(changes)
+            roles.cool(step / max(1, planned - 1))
+            chosen = curriculum.choose(asked, step)
             sampled, _ = sample_rollout(roles, sampler, [roles.prompts[i] for i in chosen], run, step)
             measured = budget.spend(partial(roles.measured, replace(sampled, beta=kl.beta)))
+            curriculum.saw(chosen, groups(measured))
             rollout = algorithm.prepare(measured)
-            means = Means()
-            means.add(objectives(measured))
+            if online.importance_cap is not None:
+                rollout = corrected(rollout, online.importance_cap, algorithm.name)
+            means, gauge = Means(), sampler_gauge(measured)
+            means.add(objectives(measured) | gauge)
+            if not warned and (gap := float(gauge["sampler/logprob_gap"].mean())) > online.sampler_gap:
+                warned = True
+                run.log(
+                    f"sampler and trainer differ by {gap:.3f} nats per token (sampler_gap is {online.sampler_gap:g}): "
+                    "the samples are not quite what the policy would say; set importance_cap, or dtype=float32"
+                )
             kl.update(float(sequence_kl(measured).mean()), len(measured))
             if isinstance(algorithm, OwnStep):
                 means.add(algorithm.step(rollout, optimizer))
@@ -135,12 +155,17 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
             values = {**means.read(), "objective/beta": kl.beta, **reward_state(roles.reward)}
             if (step + 1) % s.log_every == 0 or step + 1 == rollouts:
                 run.record(step + 1, {"episode": (step + 1) * s.batch_size, **values})
+                run.show(step + 1, sample_table(measured, roles, [roles.prompts[i] for i in chosen], s.log_samples))
             advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
             state = {"optimizer_steps": optimizer.steps, "beta": kl.beta, "reward": reward_state(roles.reward)}
-            state["micro_batch_tokens"] = budget.tokens
+            state |= {"micro_batch_tokens": budget.tokens, "prompts_taken": curriculum.taken}
             if isinstance(algorithm, Follows):
                 algorithm.follow(step + 1)
-            kept = [optimizer.tensors, lambda: {FOLLOWER + name: tensor for name, tensor in followers.items()}]
+            kept = [
+                optimizer.tensors,
+                curriculum.tensors,
+                lambda: {FOLLOWER + name: tensor for name, tensor in followers.items()},
+            ]
             if watched is not None:
                 watched.look(step + 1, last=step + 1 == rollouts)
                 state["watched"] = watched.state()
@@ -151,7 +176,9 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
 
 
 def look(roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, step: int) -> Seen:
-    """What the policy answers to `prompts` after `step` rollouts, with the random numbers of every other look."""
+    """What the policy answers to `prompts` after `step` rollouts, with the random numbers, and at the temperature, of
+    every other look."""
+    roles.cool(0.0)
     rollout, texts = sample_rollout(roles, sampler, prompts, run, 0, stream="watch", per_prompt=1)
     proxy = rollout.scores
     found = objectives(roles.measured(rollout, run.settings.micro_batch_tokens))
@@ -171,9 +198,8 @@ def sequence_kl(rollout: Rollout) -> Float[Tensor, "B"]:
 
 def objectives(rollout: Rollout) -> dict[str, Tensor]:
     """What is logged of a measured rollout, one value per sequence; TRL's names."""
-    valid, kl = rollout.valid, sequence_kl(rollout)
-    spans = zip(rollout.ids.tolist(), rollout.starts.tolist(), rollout.lengths.tolist(), strict=True)
-    completions = [ids[start:end] for ids, start, end in spans]
+    valid, kl, completions = rollout.valid, sequence_kl(rollout), rollout.completions()
+    spread = groups(rollout).std(1, correction=0)
     return {
         "objective/scores": rollout.scores,
         "objective/kl": kl,
@@ -183,8 +209,24 @@ def objectives(rollout: Rollout) -> dict[str, Tensor]:
         "val/num_eos_tokens": rollout.terminated.float(),
         "length": valid.sum(1).float(),
         **{f"diversity/distinct_{n}": torch.tensor(distinct(completions, n)) for n in (1, 2)},
-        "sampler/logprob_gap": (rollout.added["logprobs"] - rollout.sampled_logprobs)[valid].abs(),
+        **({"group/std": spread, "group/alike": (spread == 0).float()} if rollout.grouped > 1 else {}),
     }
+
+
+def sample_table(
+    rollout: Rollout, roles: Roles, prompts: Sequence[Messages], rows: int
+) -> list[dict[str, str | float]]:
+    """The first completion of each of the first `rows` prompts, with its score and KL."""
+    kl = sequence_kl(rollout)
+    return [
+        {
+            "prompt": "\n".join(message["content"] for message in prompt),
+            "completion": rollout.texts[i * rollout.grouped],
+            "score": float(rollout.scores[i * rollout.grouped]),
+            "kl": float(kl[i * rollout.grouped]),
+        }
+        for i, prompt in enumerate(prompts[:rows])
+    ]
 
 
 def distinct(sequences: Sequence[Sequence[int]], n: int) -> float:

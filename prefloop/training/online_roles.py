@@ -53,7 +53,8 @@ class Roles:
         self.settings = settings
         self.policy, self.reference, self.critic = policy, reference, critic
         self.reward, self.prompts, self.template, self.mixture = reward, prompts, template, mixture
-        self.sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
+        self.temperature = settings.temperature
+        """Of the rollout at hand."""
         self.trained: list[nn.Module] = [policy] if critic is None else [policy, critic]
         self.beside: dict[str, nn.Module] = {} if critic is None else {"critic": critic}
         """Models that are saved in folders of these names beside the policy."""
@@ -62,13 +63,23 @@ class Roles:
         self._policy, self._reference = CompletionLogprobs(policy), CompletionLogprobs(reference)
         self._critic = None if critic is None else ScoreHead(critic)
 
+    def cool(self, done: float) -> None:
+        """The temperature of a rollout before which a share `done` of a run's rollouts lies, the last one's being 1."""
+        first, last = self.settings.temperature, self.settings.temperature_end
+        self.temperature = first if last is None else first + (last - first) * done
+
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn now."""
+        return Sampling(max_new_tokens=self.settings.max_new_tokens, temperature=self.temperature)
+
     def sampler(self) -> Sampler:
         """What rollouts are sampled with."""
         return Sampler(base_of(self.policy), self.template, adviser=self.adviser)
 
     def logprobs(self, part: Rollout) -> Float[Tensor, "n"]:
         """log pi of each valid decision at the sampling temperature, in nats."""
-        return self._policy(part.ids, part.starts, part.valid, self.settings.temperature)[0][part.valid]
+        return self._policy(part.ids, part.starts, part.valid, self.temperature)[0][part.valid]
 
     def logprobs_and_entropy(
         self, part: Rollout, *, wanted: bool = True, only: Bool[Tensor, "n V"] | None = None
@@ -77,7 +88,7 @@ class Roles:
 
         With `only`, of the distribution over those tokens alone.
         """
-        temperature = self.settings.temperature
+        temperature = self.temperature
         logprobs, entropy = self._policy(part.ids, part.starts, part.valid, temperature, entropy=wanted, only=only)
         return logprobs[part.valid], 0.0 if entropy is None else entropy[part.valid]
 
@@ -86,7 +97,7 @@ class Roles:
         row, column = part.valid.nonzero(as_tuple=True)
         whole: Tensor = base_of(self.policy)(input_ids=part.ids, use_cache=False).logits
         logits = whole[row, part.starts[row] + column - 1]
-        return (logits.float() / self.settings.temperature).log_softmax(-1)
+        return (logits.float() / self.temperature).log_softmax(-1)
 
     def mixed_in(self, update: int, episodes: int, budget: int) -> Iterator[tuple[Tensor, Tensor]]:
         """What optimizer step `update` learns beside the reward; see `Mixture.losses`."""
@@ -101,7 +112,7 @@ class Roles:
     def measured(self, rollout: Rollout, budget: int) -> Rollout:
         """The rollout with `logprobs` of the policy, its `entropy`, `reference` log-probabilities and, where there is a
         critic, its `values` added: [B, T] each, 0 where not valid. A completion without EOS has its fixed score."""
-        temperature = self.settings.temperature
+        temperature = self.temperature
         names = ["logprobs", "entropy", "reference", *(["values"] if self._critic else [])]
         results = torch.zeros(len(names), *rollout.valid.shape, device=rollout.ids.device)
         for micro in text_batches(texts_of(rollout.ids, rollout.starts, rollout.valid), budget):
@@ -139,6 +150,8 @@ def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
     s, online = run.settings, inputs.online
     assert online is not None
     assert inputs.data is not None
+    if online.curriculum and online.group_size < 2:
+        raise InputError("curriculum goes by how the answers to a prompt differ: group_size 2 or more, got 1")
     if s.batch_size % online.group_size:
         raise InputError(
             f"batch_size must be a multiple of group_size, got {s.batch_size} and {online.group_size}; "

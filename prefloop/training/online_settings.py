@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from prefloop.training.run import Share
 from prefloop.training.watch import GuardSettings
 
 
@@ -42,6 +43,14 @@ class OnlineSettings:
     """Completions are cut off after so many tokens."""
     temperature: PositiveFloat = 1.0
     """Of sampling; policy and reference are both measured at it."""
+    temperature_end: PositiveFloat | None = None
+    """The last rollout's temperature, reached from `temperature` in a straight line; without it they are alike."""
+    curriculum: Share = 0.0
+    """Share of a rollout's prompts drawn by the variance of their last group's scores; the others come in turn."""
+    sampler_gap: PositiveFloat = 0.05
+    """Warn when the sampler's and the trainer's log-probabilities are further apart on average, in nats."""
+    importance_cap: PositiveFloat | None = None
+    """Weigh advantages by pi_trainer / pi_sampler, at most this (2 is usual); without it they are taken for equal."""
     ptx_data: str | None = None
     """Demonstrations that are learned beside the reward: a snapshot's name or hash, or a file, as for --data."""
     ptx_coef: NonNegativeFloat = 1.0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from prefloop.errors import RunError
+from prefloop.training.steering import Change
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class Optimizer:
         self.adam = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=schedule.lr, betas=betas, eps=eps, fused=True
         )
+
+    def steer(self, changes: Iterable[Change]) -> None:
+        """Go on with the last learning rate that they name."""
+        for change in changes:
+            if change.lr is not None:
+                self.schedule = replace(self.schedule, lr=change.lr)
 
     def backward(self, loss: Tensor, what: str) -> None:
         """One backward pass, and `collect`. Raises RunError that names `what` when the loss is not finite."""

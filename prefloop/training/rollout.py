@@ -86,6 +86,11 @@ class Rollout:
         )
 
 
+def groups(rollout: Rollout) -> Float[Tensor, "n k"]:
+    """The scores of each prompt's completions."""
+    return rollout.scores.view(-1, rollout.grouped)
+
+
 def make_rollout(
     prompts: Sequence[Sequence[int]],
     samples: Sequence[Sample],

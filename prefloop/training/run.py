@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,9 @@ from prefloop.artifacts.files import write_json, write_text
 from prefloop.errors import InputError, RunError
 from prefloop.models.checkpoint import load_checkpoint, save_checkpoint
 from prefloop.training import run_lock
+from prefloop.training.steering import DONE, REQUEST, Change, Steering
+from prefloop.training.trackers import FOLDER as TENSORBOARD
+from prefloop.training.trackers import Row, Tracked, Trackers
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -95,8 +98,14 @@ class RunSettings:
     """The run refuses to start when more than this share of the rows cannot be used."""
     log_every: PositiveInt = 10
     """Steps between two lines of metrics."""
+    trackers: list[Tracked] = field(default_factory=list)
+    """Who is told beside TensorBoard, of wandb, mlflow and trackio; each must be installed."""
+    log_samples: NonNegativeInt = 0
+    """Completions per line of metrics that all of them are shown, with prompt and score, of methods that sample."""
     checkpoint_seconds: NonNegativeFloat = 60.0
     """Time between two checkpoints."""
+    changes: list[Change] = field(default_factory=list)
+    """What changes while it runs, as `prefloop runs --steer` would: [{step: 100, lr: 1e-6, beta: 0.1}]."""
 
 
 @dataclass
@@ -109,7 +118,10 @@ class Run:
     resolved: dict[str, Any]
     """Every setting as plain values, the method's own included; two runs with equal ones are the same run."""
     log: Callable[[str], None]
-    metrics: list[dict[str, Any]] = field(default_factory=list)
+    trackers: Trackers | None = None
+    """Who watches, beside metrics.jsonl."""
+    steering: Steering = field(init=False)
+    """Set by `begin`."""
     _last_checkpoint: float = field(default_factory=time.monotonic)
 
     def begin(self, resume: bool) -> None:
@@ -135,9 +147,13 @@ class Run:
                 raise InputError(
                     f"cannot resume with other settings: {key} was {before.get(key)!r}, now {self.resolved.get(key)!r}"
                 )
-        elif resume:
-            self.log("nothing to resume: starting from the beginning")
+        else:
+            for name in (REQUEST, DONE):
+                (self.folder / name).unlink(missing_ok=True)
+            if resume:
+                self.log("nothing to resume: starting from the beginning")
         write_json(known, self.resolved)
+        self.steering = Steering(self.folder, self.settings.changes)
 
     def restore(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """The newest good checkpoint as (step, tensors, state); metrics after it are taken back."""
@@ -148,8 +164,8 @@ class Run:
         step, tensors, state, aside = found
         for name in aside:
             self.log(f"set aside a damaged checkpoint: {name}")
-        self.metrics = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["step"] <= step]
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.metrics))
+        rows = [row for row in self.metrics if row["step"] <= step]
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         torch.set_rng_state(tensors.pop("rng/torch"))
         self.log(f"resuming after step {step}")
         return step, tensors, state
@@ -164,23 +180,50 @@ class Run:
         if stop:
             raise RunError(f"stopped after step {step}, as asked; go on with --resume")
 
+    def changes(self, step: int) -> list[Change]:
+        """What is to change now, when `step` steps are done."""
+        found = self.steering.at(step)
+        for change in found:
+            self.log(f"after step {step}: {change.words}")
+        return found
+
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line of metrics. Raises RunError for one that is not finite."""
         bad = next((name for name, value in values.items() if value != value or abs(value) == float("inf")), None)
         if bad is not None:
             raise RunError(f"{bad} became {values[bad]} at step {step}; the last good checkpoint is kept")
-        row = {"step": step, **values}
-        self.metrics.append(row)
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.trackers is not None:
+            self.trackers.metrics(step, values)
 
-    def finish(self) -> None:
-        """The job is done and its artifact written: the folder goes."""
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines so far, from the disk: a long run does not hold them."""
+        return read_metrics(self.folder / "metrics.jsonl")
+
+    def show(self, step: int, rows: Sequence[Row]) -> None:
+        """A table of samples, for those who watch."""
+        if self.trackers is not None and rows:
+            self.trackers.samples(step, rows)
+
+    def finish(self, result: Path | None = None) -> None:
+        """The job is done and its artifact written to `result`: the folder goes, TensorBoard's files go there.
+
+        They are no part of the payload: they hold times of the day, and the same run has the same hash.
+        """
+        if self.trackers is not None:
+            self.trackers.close()
+        events = self.folder / TENSORBOARD
+        if result is not None and events.exists() and not (result / TENSORBOARD).exists():
+            shutil.move(events, result / TENSORBOARD)
         shutil.rmtree(self.folder)
         self.close()
 
     def close(self) -> None:
         """Somebody else may work on this run now."""
+        if self.trackers is not None:
+            self.trackers.close()
         run_lock.give_back(self.folder)
 
 

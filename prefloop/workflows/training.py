@@ -26,6 +26,8 @@ from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
 from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.run import Run, RunSettings, read_metrics
+from prefloop.training.steering import check
+from prefloop.training.trackers import Trackers
 from prefloop.workflows.data import snapshot
 from prefloop.workflows.guarding import run_guard
 from prefloop.workflows.places import Place, store_of, workspace_at, workspace_or_none
@@ -82,6 +84,7 @@ def train(
     parts = build_together(way.settings, mapping, str(run or f"train {method}"))
     settings: RunSettings = parts[0]
     online = next((part for part in parts if isinstance(part, OnlineSettings)), None)
+    check(settings.changes, online=online is not None)
 
     place = workspace_at(workspace) if out is None else workspace_or_none(workspace)
     parents: list[str] = []
@@ -108,7 +111,8 @@ def train(
         read["ptx_data_sha256"] = sha256_of(Path(online.ptx_data))
     written = {key: value for part in parts for key, value in as_dict(part).items()}
     resolved = {"method": method, **written, **read, "parents": sorted(parents)}
-    job = Run(_run_folder(place, out, settings.name or method, resolved), method, settings, resolved, log)
+    folder = _run_folder(place, out, settings.name or method, resolved)
+    job = Run(folder, method, settings, resolved, log, Trackers(folder, resolved, settings.trackers, log))
     if resume and (finished := _finished(out, resolved)) is not None:
         log(f"this run is finished: {finished.path}")
         shutil.rmtree(job.folder, ignore_errors=True)  # a kill between the result and the end of the run leaves it
@@ -147,10 +151,15 @@ def train(
             parents=sorted(set(parents)),
             seeds={"seed": settings.seed},
             metrics={**_last(job.metrics), **summary},
-            extra={"method": method, "ledger": ledger.as_dict(), "seconds": round(time.monotonic() - started, 1)},
+            extra={
+                "method": method,
+                "ledger": ledger.as_dict(),
+                "changes": job.steering.written(),
+                "seconds": round(time.monotonic() - started, 1),
+            },
             at=Path(out) if out is not None else None,
         )
-        job.finish()
+        job.finish(artifact.path)
         log(f"{way.makes}: {artifact.path}")
         return _result(artifact, started)
 

@@ -108,7 +108,7 @@ def test_links_lead_somewhere_and_ids_are_unique(example):
 def test_every_chart_has_a_title_and_a_description(example):
     page = Page(render(example))
     images = page.values("role").count("img")
-    assert images == 9  # the loop, reliability, four of PPO, three of loss
+    assert images == 9  # the loop, reliability, four of PPO (the example has no distinct-2), three of loss
     assert page.tags.count("desc") == images
 
 

@@ -96,7 +96,7 @@ def test_a_running_job_is_asked_to_stop_once(workspace: Workspace, job: Path, at
 
 
 def test_stopping_what_does_not_run_names_what_does(workspace: Workspace, job: Path) -> None:
-    with pytest.raises(InputError, match="no running run is named 'mine'; running: none"):
+    with pytest.raises(InputError, match="no running run is named 'mine'; there is: none"):
         prefloop.runs(workspace, stop="mine")
 
 

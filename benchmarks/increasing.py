@@ -1,0 +1,203 @@
+"""RL4LMs' toy task "increasing numbers": every online method, three seeds, one tiny policy.
+
+    python -m benchmarks.increasing [--seeds 3] [--steps 60] [--methods ppo,rloo] [--out FOLDER]
+
+The policy (two layers, a word of its vocabulary for each number) first learns to write 20 random numbers. The reward is
+RL4LMs' (https://github.com/allenai/RL4LMs): the length of the strictly increasing beginning, divided by the number of
+words, 10 at least; 1 is a whole answer in order. A policy that draws its numbers evenly gets about 0.09. All methods get
+the same episodes: `steps` rollouts of 64. Written to FOLDER: increasing.json, and the curves as increasing.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import prefloop
+from prefloop.audits.charts import Line, line_chart
+from prefloop.audits.report import write_page
+from prefloop.generation.policy import Policy
+from prefloop.generation.sampler import Sampling
+from prefloop.training.run import read_metrics
+
+NUMBERS, TOKENS, BATCH, MEASURED = 100, 20, 64, 512
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>")
+TEMPLATE = (
+    "{{ '<bos>' }}{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ '<eos>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+SHARED: dict[str, Any] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "batch_size": BATCH,
+    "max_new_tokens": TOKENS,
+    "max_length": 64,
+    "missing_eos_score": None,
+    "beta": 0.02,
+    "lr": 1e-3,
+    "schedule": "linear",
+    "test_share": 0.0,
+    "log_every": 1,
+    "checkpoint_seconds": 3600,
+    "reward": {"increasing": {"function": "benchmarks.increasing:reward"}},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "ppo": {"rollout_epochs": 4, "minibatches": 2, "value_coef": 0.5},
+    "a2c": {"minibatches": 2},
+    "reinforce": {"minibatches": 2},
+    "rloo": {"group_size": 8, "minibatches": 2},
+    "grpo": {"group_size": 8, "minibatches": 2},
+    "trpo": {"max_kl": 0.02},
+    "nlpo": {"rollout_epochs": 4, "minibatches": 2, "value_coef": 0.5, "top_p": 0.9, "min_tokens": 20},
+    "rft": {"group_size": 8, "keep": 2, "minibatches": 2},
+    "online_dpo": {"group_size": 4, "beta": 0.1},
+}
+"""What each method has of its own."""
+
+
+def reward(completions: Sequence[str]) -> list[float]:
+    """The strictly increasing beginning's share of each text."""
+    return [_share(text.split()) for text in completions]
+
+
+def _share(words: Sequence[str]) -> float:
+    numbers = [int(word) for word in words if word.isdigit()]
+    if not numbers:
+        return 0.0
+    length = next((i for i in range(1, len(numbers)) if numbers[i] <= numbers[i - 1]), len(numbers))
+    return length / max(len(words), TOKENS / 2)
+
+
+def write_model(folder: Path, seed: int = 0) -> Path:
+    """A Llama of two layers and a tokenizer in which a number is a token."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *map(str, range(NUMBERS))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", chat_template=TEMPLATE
+    )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def base_policy(folder: Path, sequences: int) -> Path:
+    """A policy that has learned to write 20 random numbers after any number."""
+    stream = random.Random(0)
+    rows = [
+        {"prompt": str(i % NUMBERS), "completion": " ".join(str(stream.randrange(NUMBERS)) for _ in range(TOKENS - 1))}
+        for i in range(sequences)
+    ]
+    (folder / "random.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"lr": 1e-3, "batch_size": 32, "device": "cpu", "dtype": "float32", "test_share": 0.0, "max_length": 64}
+    model = write_model(folder / "model")
+    prefloop.train(
+        "sft", data=folder / "random.jsonl", policy=model, out=folder / "base", overrides=settings, log=_quiet
+    )
+    return folder / "base"
+
+
+def measured(policy: Path) -> float:
+    """Mean reward of fresh samples."""
+    prompts = [[{"role": "user", "content": str(i % NUMBERS)}] for i in range(MEASURED)]
+    groups = Policy(policy, device="cpu", dtype="float32").answer(prompts, 1, Sampling(max_new_tokens=TOKENS), seed=99)
+    return mean(reward([group[0].text for group in groups]))
+
+
+def main(seeds: int, steps: int, methods: Sequence[str], out: Path, sequences: int = 4000) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = base_policy(folder, sequences)
+        start = measured(base)
+        print(f"base: {start:.3f}", flush=True)
+        for method in methods:
+            began, finals, curves, kls = time.monotonic(), [], [], []
+            for seed in range(seeds):
+                place = folder / f"{method}-{seed}"
+                settings = {**SHARED, **METHODS[method], "seed": seed, "steps": steps}
+                prefloop.train(
+                    method, data=folder / "random.jsonl", policy=base, out=place, overrides=settings, log=_quiet
+                )
+                rows = read_metrics(place / "metrics.jsonl")
+                curves.append([row["objective/scores"] for row in rows])
+                kls.append(rows[-1]["objective/kl"])
+                finals.append(measured(place))
+            found[method] = {
+                "reward": finals,
+                "mean": mean(finals),
+                "sd": stdev(finals) if seeds > 1 else None,
+                "kl": kls,
+                "curve": [mean(values) for values in zip(*curves, strict=True)],
+                "seconds": round(time.monotonic() - began, 1),
+            }
+            spread = f" ± {found[method]['sd']:.3f}" if seeds > 1 else ""
+            kl, seconds = mean(kls), found[method]["seconds"]
+            print(f"{method}: {mean(finals):.3f}{spread}, KL {kl:.1f} nats, {seconds:.0f} s", flush=True)
+    result = {"base": start, "seeds": seeds, "steps": steps, "batch": BATCH, "methods": found}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "increasing.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_page(page(result), out / "increasing.html")
+    return result
+
+
+def page(result: dict[str, Any]) -> str:
+    """One chart for each method, on a page of its own."""
+    charts = [
+        line_chart(
+            method,
+            method,
+            f"Mean reward of each rollout, over {result['seeds']} seeds.",
+            [Line(method, "policy", [list(enumerate(one["curve"], 1))])],
+            from_zero=True,
+            x_name="rollout",
+        )
+        for method, one in result["methods"].items()
+    ]
+    named = zip(result["methods"], charts, strict=True)
+    rows = "".join(f"<figure><figcaption>{method}</figcaption>{chart}</figure>" for method, chart in named)
+    style = "svg{font:11px sans-serif}polyline{fill:none;stroke:#2a6;stroke-width:1.5}.grid,line{stroke:#bbb}"
+    head = f"<!doctype html><meta charset=utf-8><title>Increasing numbers</title><style>{style}</style>"
+    return f"{head}<h1>Increasing numbers</h1>{rows}"
+
+
+def _quiet(words: str) -> None:
+    print(words, file=sys.stderr) if "failed" in words else None
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--sequences", type=int, default=4000, help="that the base policy learns from")
+    parser.add_argument("--out", type=Path, default=Path("increasing"))
+    given = parser.parse_args()
+    main(given.seeds, given.steps, given.methods.split(","), given.out, given.sequences)
