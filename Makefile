@@ -42,6 +42,8 @@ bench: peers
 	$(BIN)/prefloop bench
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.hh
+	$(BIN)/python -m benchmarks.increasing --out .bench/increasing
+	$(BIN)/python -m benchmarks.sentiment --out .bench/sentiment
 	$(BIN)/python -m benchmarks.web
 	$(BIN)/python -m benchmarks.worth
 

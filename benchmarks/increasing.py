@@ -4,8 +4,8 @@
 
 The policy (two layers, a word of its vocabulary for each number) first learns to write 20 random numbers. The reward is
 RL4LMs' (https://github.com/allenai/RL4LMs): the length of the strictly increasing beginning, divided by the number of
-words, 10 at least; 1 is a whole answer in order. A policy that draws its numbers evenly gets about 0.09. All methods get
-the same episodes: `steps` rollouts of 64. Written to FOLDER: increasing.json, and the curves as increasing.html.
+words, 10 at least; 1 is a whole answer in order. A policy that draws its numbers evenly gets about 0.09. All methods
+get the same episodes: `steps` rollouts of 64. Written to FOLDER: increasing.json, and the curves as increasing.html.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefloop.models.load import base_of
 from prefloop.models.template import Encoded
@@ -129,13 +130,15 @@ class Trunk:
 
     def __call__(self, forest: Forest) -> Float[Tensor, "N d"]:
         """The state after each token of the row."""
-        return self._together(forest) if self.shares else self._alone(forest, self._states)
+        with recomputed(self.full):
+            return self._together(forest) if self.shares else self._alone(forest, self._states)
 
     def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
         """The model's own logits behind the tokens at these places of the row."""
         if not self.shares:
-            return self._alone(forest, lambda ids: self.full(input_ids=ids, use_cache=False).logits)[at]
-        with tree_attention(self.full, forest):
+            with recomputed(self.full):
+                return self._alone(forest, lambda ids: self.full(input_ids=ids, use_cache=False).logits)[at]
+        with recomputed(self.full), tree_attention(self.full, forest):
             if self.keeps:
                 kept: Tensor = self.full(**self._row(forest), logits_to_keep=at).logits
                 return kept[0]
@@ -214,6 +217,31 @@ def tree_attention(model: PreTrainedModel, forest: Forest) -> Iterator[None]:
     finally:
         model.set_attn_implementation(usual)
         _growing.reset(token)
+
+
+def growing_again(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Within it the model's attention is again what it is now: for layers that are computed a second time."""
+    forest = _growing.get(None)
+    return nullcontext() if forest is None else tree_attention(model, forest)
+
+
+@contextmanager
+def recomputed(model: nn.Module) -> Iterator[None]:
+    """Within it, layers that are to be recomputed are, also where dropout is off: the library asks `training`."""
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+    ]
+    before = [layer.training for layer in layers]
+    wanted = torch.is_grad_enabled()
+    try:
+        for layer in layers:
+            layer.training = wanted  # the flag of the layer alone: what is inside it keeps its own, dropout off
+        yield
+    finally:
+        for layer, training in zip(layers, before, strict=True):
+            layer.training = training
 
 
 def attend(

@@ -6,6 +6,9 @@ the samples are not quite those of the policy that is trained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from prefloop.errors import InputError
@@ -13,7 +16,28 @@ from prefloop.functional.surrogates import MAX_LOG_RATIO
 from prefloop.training.rollout import Rollout
 
 
-def sampler_gauge(rollout: Rollout) -> dict[str, Tensor]:
+@dataclass
+class Gauge:
+    """Measures every rollout, and says once when the mean is above `limit`, in nats per decision."""
+
+    limit: float
+    log: Callable[[str], None]
+    said: bool = False
+
+    def __call__(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What is logged of a measured rollout."""
+        found = sampler_gap(rollout)
+        gap = float(found["sampler/logprob_gap"].mean())
+        if gap > self.limit and not self.said:
+            self.said = True
+            self.log(
+                f"sampler and trainer differ by {gap:.3f} nats per token (sampler_gap is {self.limit:g}): the samples "
+                "are not quite what the policy would say; set importance_cap, or dtype=float32"
+            )
+        return found
+
+
+def sampler_gap(rollout: Rollout) -> dict[str, Tensor]:
     """`sampler/logprob_gap`, its maximum, both in nats per decision, and the mean ratio pi_trainer / pi_sampler."""
     gap = (rollout.added["logprobs"] - rollout.sampled_logprobs)[rollout.valid]
     return {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 T = TypeVar("T")
 
@@ -35,6 +36,30 @@ class Budget:
                 torch.cuda.empty_cache()
             self.tokens //= 2
             self.log(f"out of memory: micro-batches of {self.tokens} tokens from here on, batches stay as they are")
+
+
+def model_memory(trained: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module]) -> str:
+    """What the models of a run take before anything goes through them, in words. Shared weights count once.
+
+    A weight that is trained takes its own bytes, 4 for its gradient, 8 for AdamW's moments, and 4 for a float32 copy
+    where it is not in float32 itself.
+    """
+    seen: set[int] = set()
+    parts, total = [], 0
+    for kind, models in (("trained", trained), ("frozen", frozen)):
+        for name, model in models.items():
+            size = 0
+            for parameter in model.parameters():
+                if id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                each = parameter.element_size()
+                if kind == "trained" and parameter.requires_grad:
+                    each += 12 if parameter.dtype == torch.float32 else 16
+                size += parameter.numel() * each
+            parts.append(f"{name} ({kind}) {size / 2**20:.0f}")
+            total += size
+    return f"memory of the models: {total / 2**20:.0f} MiB, and what a micro-batch takes: {', '.join(parts)}"
 
 
 def ran_out(error: RuntimeError) -> bool:

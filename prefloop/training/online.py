@@ -9,6 +9,7 @@ bit.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from prefloop.models.trees import texts_of
 from prefloop.records import Messages
 from prefloop.rewards.composition import Composition, Reward, scored
 from prefloop.training.curriculum import Curriculum
-from prefloop.training.importance import corrected, sampler_gauge
+from prefloop.training.importance import Gauge, corrected
 from prefloop.training.kl import KLController
 from prefloop.training.memory import Budget
 from prefloop.training.metrics import Means
@@ -94,7 +95,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
     kl = KLController(online.beta, online.kl_target, online.kl_horizon)
     budget = Budget(s.micro_batch_tokens, run.log)
     curriculum = Curriculum(len(roles.prompts), online.curriculum, s.seed)
-    planned, warned = rollouts, False
+    gauge, planned = Gauge(online.sampler_gap, run.log), rollouts
     rollouts = min(rollouts, s.stop_at or rollouts)
     first, tensors, state = 0, dict[str, Tensor](), dict[str, Any]()
     if (restored := run.restore()) is not None:
@@ -124,6 +125,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
         for step in range(first, rollouts):
             if watched is not None and watched.stopped:
                 break
+            began = time.monotonic()
             changes = run.changes(step)
             for steered in (optimizer, kl):
                 steered.steer(changes)
@@ -135,14 +137,8 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
             rollout = algorithm.prepare(measured)
             if online.importance_cap is not None:
                 rollout = corrected(rollout, online.importance_cap, algorithm.name)
-            means, gauge = Means(), sampler_gauge(measured)
-            means.add(objectives(measured) | gauge)
-            if not warned and (gap := float(gauge["sampler/logprob_gap"].mean())) > online.sampler_gap:
-                warned = True
-                run.log(
-                    f"sampler and trainer differ by {gap:.3f} nats per token (sampler_gap is {online.sampler_gap:g}): "
-                    "the samples are not quite what the policy would say; set importance_cap, or dtype=float32"
-                )
+            means = Means()
+            means.add(objectives(measured) | gauge(measured))
             kl.update(float(sequence_kl(measured).mean()), len(measured))
             if isinstance(algorithm, OwnStep):
                 means.add(algorithm.step(rollout, optimizer))
@@ -156,7 +152,10 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
             if (step + 1) % s.log_every == 0 or step + 1 == rollouts:
                 run.record(step + 1, {"episode": (step + 1) * s.batch_size, **values})
                 run.show(step + 1, sample_table(measured, roles, [roles.prompts[i] for i in chosen], s.log_samples))
-            advance(step + 1, f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}")
+            words = f"score {values['objective/scores']:.2f}  kl {values['objective/kl']:.2f}"
+            speed = float(measured.valid.sum()) / (time.monotonic() - began)
+            guarded = "" if watched is None else f"  guard: best look after {watched.best_step}"
+            advance(step + 1, f"{words}  {speed:.0f} tokens/s{guarded}")
             state = {"optimizer_steps": optimizer.steps, "beta": kl.beta, "reward": reward_state(roles.reward)}
             state |= {"micro_batch_tokens": budget.tokens, "prompts_taken": curriculum.taken}
             if isinstance(algorithm, Follows):

@@ -6,11 +6,14 @@ A method is given its `Roles` ready made, and what a rollout is to each of them 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
+from peft import PeftModel
 from torch import Tensor, nn
 
 from prefloop.datasets.collate import text_batches
@@ -25,7 +28,9 @@ from prefloop.models.template import Template
 from prefloop.models.trees import texts_of
 from prefloop.records import Ledger, Messages
 from prefloop.rewards.attention_credit import Credit
-from prefloop.rewards.composition import Reward
+from prefloop.rewards.composition import Composition, Reward
+from prefloop.rewards.learned import LearnedReward
+from prefloop.training.memory import model_memory
 from prefloop.training.method import Inputs
 from prefloop.training.mixture import Mixture
 from prefloop.training.online_settings import OnlineSettings
@@ -43,13 +48,14 @@ class Roles:
         settings: OnlineSettings,
         *,
         policy: nn.Module,
-        reference: nn.Module,
+        reference: nn.Module | None,
         critic: nn.Module | None = None,
         reward: Reward,
         prompts: Sequence[Messages],
         template: Template,
         mixture: Mixture | None = None,
     ) -> None:
+        """Without a `reference` it is the policy with its adapter off: one trunk for both."""
         self.settings = settings
         self.policy, self.reference, self.critic = policy, reference, critic
         self.reward, self.prompts, self.template, self.mixture = reward, prompts, template, mixture
@@ -60,7 +66,8 @@ class Roles:
         """Models that are saved in folders of these names beside the policy."""
         self.adviser: Adviser | None = None
         """Decides which tokens may be sampled; a method puts it here."""
-        self._policy, self._reference = CompletionLogprobs(policy), CompletionLogprobs(reference)
+        self._policy = CompletionLogprobs(policy)
+        self._reference = self._policy if reference is None else CompletionLogprobs(reference)
         self._critic = None if critic is None else ScoreHead(critic)
 
     def cool(self, done: float) -> None:
@@ -120,7 +127,8 @@ class Roles:
             ids, starts, valid = part.ids, part.starts, part.valid
             logprobs, entropy = self._policy(ids, starts, valid, temperature, entropy=True)
             assert entropy is not None
-            found = [logprobs, entropy, self._reference(ids, starts, valid, temperature)[0]]
+            with self._as_reference():
+                found = [logprobs, entropy, self._reference(ids, starts, valid, temperature)[0]]
             if self._critic:
                 found.append(self._critic.each(ids, starts, valid))
             results[:, micro, : valid.shape[1]] = torch.stack(found)
@@ -129,10 +137,27 @@ class Roles:
             scores = scores.where(rollout.terminated, torch.full_like(scores, fixed))
         return replace(rollout, scores=scores, added={**rollout.added, **dict(zip(names, results, strict=True))})
 
+    def _as_reference(self) -> AbstractContextManager[None]:
+        if self.reference is not None:
+            return nullcontext()
+        adapted: Any = self.policy
+        off: AbstractContextManager[None] = adapted.disable_adapter()
+        return off
+
     def shares(self, credit: Credit, rollout: Rollout) -> Float[Tensor, "B T"]:
         """What share of its score each token of a rollout earned, by a rule of credit; rows sum to 1."""
         tokens = [[self.template.decode([token]) for token in row] for row in rollout.completions()]
         return credit(rollout.ids, rollout.starts, rollout.valid, rollout.scores, tokens)
+
+    def memory(self) -> str:
+        """What the models take, in words."""
+        learned = self.reward.models if isinstance(self.reward, Composition) else [self.reward]
+        judges = [one.head.model for one in learned if isinstance(one, LearnedReward)]
+        frozen: dict[str, nn.Module] = {} if self.reference is None else {"reference": self.reference}
+        frozen |= {f"reward model {i}" if len(judges) > 1 else "reward model": m for i, m in enumerate(judges, 1)}
+        if self.adviser is not None:
+            frozen["mask policy"] = self.adviser.model
+        return model_memory({"policy": self.policy, **self.beside}, frozen)
 
     def save(self, folder: Path) -> None:
         """Write the policy, and the critic or whatever else was trained beside it."""
@@ -173,11 +198,14 @@ def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
     room = prompt_room(s.max_length, online.max_new_tokens)
     if cut := sum(len(template.prompt(prompt)) > room for prompt in prompts):
         inputs.ledger.note("prompt truncated", cut)
+    policy = trained_policy(inputs.policy, s)
+    # With an adapter the policy's own trunk is the reference: no second copy of it.
+    shared = isinstance(policy, PeftModel) and online.reference is None
     return Roles(
         online,
-        policy=trained_policy(inputs.policy, s),
+        policy=policy,
         critic=trained_reward_model(start, s, template.pad_id) if critic else None,
-        reference=load_policy(reference, *place_of(s)).requires_grad_(False),
+        reference=None if shared else load_policy(reference, *place_of(s)).requires_grad_(False),
         reward=reward,
         prompts=prompts,
         template=template,

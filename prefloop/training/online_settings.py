@@ -22,7 +22,7 @@ class OnlineSettings:
     guard: GuardSettings | None = None
     """Watch the run for a reward that is being fooled, and return the best policy; see guard.md."""
     reference: str | None = None
-    """What the KL is measured against; without it the policy at the start."""
+    """What the KL is measured against; without it the policy at the start (with lora, its own trunk)."""
     beta: NonNegativeFloat = 0.05
     """Price of a nat of KL from the reference."""
     kl_target: PositiveFloat | None = None

@@ -12,6 +12,7 @@ from prefloop.models.adapters import add_lora
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_policy, load_reward_model, model_config, positions_of
+from prefloop.models.recompute import recompute_layers
 from prefloop.training.run import RunSettings
 
 
@@ -51,6 +52,8 @@ def place_of(settings: RunSettings) -> tuple[torch.dtype, torch.device]:
 
 
 def _adapted(model: PreTrainedModel, settings: RunSettings, task: str) -> PreTrainedModel | PeftModel:
+    if settings.gradient_checkpointing:
+        recompute_layers(model)
     lora = settings.lora
     if lora is None:
         return model

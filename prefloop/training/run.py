@@ -84,6 +84,8 @@ class RunSettings:
     """AdamW's decay of matrices; vectors are never decayed."""
     max_grad_norm: PositiveFloat = 1.0
     """The gradient of a whole batch is clipped to this norm."""
+    gradient_checkpointing: bool = False
+    """Keep only the layers' inputs and compute them again in the backward pass: less memory, a third more time."""
     lora: LoraSettings | None = None
     """Train an adapter and not the whole model."""
     eval_every: NonNegativeInt = 0

@@ -119,7 +119,8 @@ class TensorBoard:
         self.writer.flush()
 
     def samples(self, step: int, rows: Sequence[Row]) -> None:
-        lines: list[list[object]] = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+        lines: list[list[object]] = [list(rows[0]), ["---"] * len(rows[0])]
+        lines += [list(row.values()) for row in rows]
         self.writer.add_text("samples", "\n".join("|".join(["", *map(_cell, line), ""]) for line in lines), step)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from prefloop.records import Ledger, content_hash
 from prefloop.settings import as_dict, build_together, check_choice, merge, parse_overrides, read_yaml
 from prefloop.snapshots.build import KINDS
 from prefloop.store.feedback import answers
+from prefloop.training.memory import model_memory
 from prefloop.training.method import Inputs, Method
 from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
@@ -130,6 +131,7 @@ def train(
         algorithm = way.build(parts[-1], job, inputs)
         ledger.check(settings.max_dropped, ", ".join(map(str, sources)) or method)
         log(f"{method}: {ledger.used} rows ({ledger.words()})")
+        log(model_memory({"model": algorithm.model}, {}) if online is None else algorithm.roles.memory())
         watch = None
         if online is not None and online.guard is not None:
             watch = run_guard(online.guard, algorithm.roles, job, inputs)

@@ -15,7 +15,7 @@ from prefloop.errors import InputError, RunError
 from prefloop.generation.sampler import Sample
 from prefloop.training import online
 from prefloop.training.curriculum import Curriculum
-from prefloop.training.importance import corrected, sampler_gauge
+from prefloop.training.importance import corrected, sampler_gap
 from prefloop.training.rollout import Rollout, make_rollout
 from prefloop.workflows.training import train
 from tests.small import build, settings_of, weights_of, write_inputs
@@ -38,7 +38,7 @@ def rollout() -> Rollout:
 
 
 def test_the_gauge_of_sampler_and_trainer() -> None:
-    found = sampler_gauge(rollout())
+    found = sampler_gap(rollout())
     assert found["sampler/logprob_gap"].mean() == pytest.approx(2 * math.log(2))
     assert float(found["sampler/logprob_gap_max"]) == pytest.approx(3 * math.log(2))
     assert found["sampler/ratio"].tolist() == pytest.approx([2, 0.25, 8])

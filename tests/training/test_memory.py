@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from prefloop.models.heads import CompletionLogprobs
+from prefloop.models.load import load_policy
 from prefloop.training import online
-from prefloop.training.memory import Budget, ran_out
+from prefloop.training.memory import Budget, model_memory, ran_out
 from tests.small import build, write_inputs
 
 
@@ -73,3 +75,46 @@ def test_a_run_that_ran_out_ends_like_one_with_small_micro_batches(
         ends.append([p.detach() for p in algorithm.roles.policy.parameters()])
     for one, other in zip(*ends, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_what_models_take_by_hand() -> None:
+    """2**20 weights: trained in float32 16 bytes each, in bfloat16 18, not trained 4; what is shared counts once."""
+    one = torch.nn.Linear(1024, 1024, bias=False)
+    half = torch.nn.Linear(1024, 1024, bias=False, dtype=torch.bfloat16)
+    frozen = torch.nn.Linear(1024, 1024, bias=False).requires_grad_(False)
+    said = model_memory({"policy": one, "critic": half, "adapted": frozen}, {"reference": one, "reward model": frozen})
+    assert said == (
+        "memory of the models: 38 MiB, and what a micro-batch takes: policy (trained) 16, critic (trained) 18, "
+        "adapted (trained) 4, reference (frozen) 0, reward model (frozen) 0"
+    )
+
+
+def test_checkpointed_layers_train_to_the_same_weights(tmp_path: Path) -> None:
+    """PPO without dropout, in eval mode, with a critic: as without checkpointing, but for rounding."""
+    inputs = write_inputs(tmp_path)
+    weights = []
+    for again in (False, True):
+        algorithm, run = build("ppo", inputs, tmp_path / f"run-{again}", steps=2, gradient_checkpointing=again)
+        online.train_online(algorithm, run)
+        weights.append(torch.cat([p.detach().flatten() for m in algorithm.roles.trained for p in m.parameters()]))
+    torch.testing.assert_close(weights[1], weights[0], atol=1e-6, rtol=1e-5)
+
+
+def test_with_an_adapter_the_reference_is_the_policys_trunk(tmp_path: Path) -> None:
+    """The adapter moves the policy, and not the reference: its log-probabilities stay those of the policy on disk."""
+    inputs = write_inputs(tmp_path)
+    algorithm, run = build("rloo", inputs, tmp_path / "run", steps=2, lora={"rank": 2}, lr=0.05)
+    roles = algorithm.roles
+    assert roles.reference is None
+    assert "reference" not in roles.memory()
+    rollout, _ = online.sample_rollout(roles, roles.sampler(), roles.prompts[:2], run, 0)
+    before = roles.measured(rollout, 4096).added
+    plain = CompletionLogprobs(load_policy(inputs / "policy", torch.float32, torch.device("cpu")))
+    expected, _ = plain(rollout.ids, rollout.starts, rollout.valid)
+    torch.testing.assert_close(before["reference"], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(before["logprobs"], expected, atol=1e-5, rtol=1e-5)
+    online.train_online(algorithm, run)
+    after = roles.measured(rollout, 4096).added
+    assert torch.equal(after["reference"], before["reference"])
+    assert (after["logprobs"] - expected).abs().max() > 0.05
+    assert any(parameter.requires_grad for parameter in algorithm.roles.policy.parameters())

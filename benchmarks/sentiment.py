@@ -1,0 +1,245 @@
+"""Controlled sentiment (Ziegler et al. 2019; Figure 2 of the DPO paper): true reward against KL, for every method.
+
+    PREFLOOP_DATA=../shared/data python -m benchmarks.sentiment [--seed 0] [--out FOLDER] [--tiny]
+
+A policy reads IMDb reviews and learns to continue one from its first eight words: the reference. The true reward is
+a classifier's log-odds that prompt and continuation are a positive review, learned from labelled reviews that the
+prompts do not come from; it is measured on 2,500 that it has not seen. It labels pairs of the reference's continuations
+with Bradley-Terry noise; a reward model learns from the labels, and the methods from that (or from the pairs). Each
+policy is then asked for continuations of held-out prompts: mean true reward and KL from the reference, in nats per
+sequence, with 95 % intervals. What was made stays in FOLDER, so that a run that was cut off goes on; `--tiny` tries all
+steps in minutes, and its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import math
+import os
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import prefloop
+from prefloop.artifacts.files import write_json
+from prefloop.artifacts.folder import MANIFEST
+from prefloop.evaluation.interval import mean_interval
+from prefloop.generation.policy import Policy
+from prefloop.generation.sampler import Sampling
+from prefloop.models.device import pick_device, pick_dtype
+from prefloop.records import as_messages
+from prefloop.rewards.learned import LearnedReward
+
+RUNS = Path(__file__).resolve().parent.parent / "runs"
+DATA = Path(os.environ.get("PREFLOOP_DATA", RUNS.parent.parent / "shared" / "data")).resolve()
+PROMPT_WORDS, ANSWER_WORDS, TOKENS = 8, 32, 48
+SIZES = {"sft": 20_000, "pairs": 4000, "measured": 400, "held_out": 2500}
+TINY = {"sft": 64, "pairs": 64, "measured": 16, "held_out": 200}
+BEST_OF = (2, 4, 8, 16)
+ONLINE: dict[str, list[dict[str, Any]]] = {
+    "ppo": [{"beta": beta, "rollout_epochs": 2, "minibatches": 2} for beta in (0.02, 0.05, 0.1, 0.3)],
+    "a2c": [{"beta": 0.1, "minibatches": 2}],
+    "trpo": [{"beta": 0.1, "max_kl": 0.01}],
+    "nlpo": [{"beta": 0.1, "rollout_epochs": 2, "minibatches": 2, "lr": 1e-4}],
+    "rloo": [{"beta": 0.1, "group_size": 8, "minibatches": 2}],
+    "grpo": [{"beta": 0.1, "group_size": 8, "minibatches": 2}],
+    "rft": [{"group_size": 8, "minibatches": 2}],
+    "online_dpo": [{"beta": 0.1, "group_size": 4}],
+}
+"""PPO at four prices of KL, the others at one."""
+DPO = (0.05, 0.1, 0.3, 1.0)
+
+
+class Sentiment:
+    """The true reward: log-odds of a positive review, from words and pairs of words weighted by TF-IDF."""
+
+    def __init__(self, folder: str) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        stored = np.load(Path(folder) / "weights.npz", allow_pickle=False)
+        words = json.loads((Path(folder) / "words.json").read_text())
+        self.vectorizer = TfidfVectorizer(vocabulary=words, **VECTORS)
+        self.vectorizer.idf_ = stored["idf"]
+        self.weights, self.bias = stored["weights"], float(stored["bias"])
+
+    def odds(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        return np.asarray(self.vectorizer.transform(texts) @ self.weights + self.bias, dtype=np.float64)
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+        texts = [f"{prompt[-1]['content']} {text}" for prompt, text in zip(prompts, completions, strict=True)]
+        found: list[float] = self.odds(texts).tolist()
+        return found
+
+
+VECTORS: dict[str, Any] = {"ngram_range": (1, 2), "sublinear_tf": True}
+
+
+def learn_classifier(folder: Path, labelled: Sequence[dict[str, Any]], held_out: int) -> dict[str, Any]:
+    """Write the classifier to `folder`; returns its accuracy on reviews that it has not seen."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    rows = list(labelled)
+    random.Random(0).shuffle(rows)
+    learned, unseen = rows[held_out:], rows[:held_out]
+    vectorizer = TfidfVectorizer(min_df=5, **VECTORS)
+    features = vectorizer.fit_transform([row["text"] for row in learned])
+    model = LogisticRegression(C=4.0, max_iter=300).fit(features, [row["label"] == "pos" for row in learned])
+    folder.mkdir(parents=True)
+    words = {word: int(at) for word, at in vectorizer.vocabulary_.items()}
+    (folder / "words.json").write_text(json.dumps(words))
+    np.savez(folder / "weights.npz", idf=vectorizer.idf_, weights=model.coef_[0], bias=model.intercept_[0])
+    right = (Sentiment(str(folder)).odds([row["text"] for row in unseen]) > 0) == [r["label"] == "pos" for r in unseen]
+    found = {"accuracy": mean_interval(right.astype(float).tolist(), [r["id"] for r in unseen], seed=0).as_dict()}
+    write_json(folder / "measured.json", found)
+    return found
+
+
+def reviews(split: str) -> Iterator[dict[str, Any]]:
+    with lzma.open(DATA / "text" / "imdb.jsonl.xz", "rt", encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            if row["split"] == split:
+                yield {**row, "text": " ".join(row["text"].replace("<br />", " ").split())}
+
+
+def begun(texts: Sequence[str]) -> list[dict[str, str]]:
+    """The first words of each review, and what follows."""
+    cut = [text.split()[: PROMPT_WORDS + ANSWER_WORDS] for text in texts]
+    return [
+        {"prompt": " ".join(words[:PROMPT_WORDS]), "completion": " " + " ".join(words[PROMPT_WORDS:])}
+        for words in cut
+        if len(words) > PROMPT_WORDS + 4
+    ]
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def label_pairs(reference: Path, prompts: Sequence[str], truth: Sentiment, seed: int) -> list[dict[str, Any]]:
+    """Two continuations of each prompt; which is chosen follows P = sigmoid(difference of the true rewards)."""
+    asked = [as_messages(prompt) for prompt in prompts]
+    groups = Policy(reference).answer(asked, 2, Sampling(max_new_tokens=TOKENS), seed=seed)
+    stream, rows = random.Random(seed), []
+    for prompt, messages, (a, b) in zip(prompts, asked, groups, strict=True):
+        first, second = truth([messages] * 2, [a.text, b.text])
+        chosen, rejected = (a, b) if stream.random() < 1 / (1 + math.exp(second - first)) else (b, a)
+        if chosen.text != rejected.text:
+            rows.append({"prompt": prompt, "chosen": chosen.text, "rejected": rejected.text})
+    return rows
+
+
+def best_of(reference: Path, model: Path, truth: Sentiment, prompts: Sequence[Any], seed: int) -> list[dict[str, Any]]:
+    """The best of n by the reward model: its true reward, and KL = log n - (n - 1) / n."""
+    most = max(BEST_OF)
+    groups = Policy(reference).answer(prompts, most, Sampling(max_new_tokens=TOKENS), seed=seed)
+    where = pick_device("auto")
+    judge = LearnedReward(model, pick_dtype("auto", where), where, max_length=128)
+    rows = []
+    scores = [
+        judge([prompt] * most, [one.text for one in group]) for prompt, group in zip(prompts, groups, strict=True)
+    ]
+    for n in BEST_OF:
+        picked = [group[int(np.argmax(s[:n]))].text for group, s in zip(groups, scores, strict=True)]
+        reward = mean_interval(truth(prompts, picked), list(range(len(prompts))), seed=seed).as_dict()
+        rows.append({"run": f"best of {n}", "reward": reward, "kl": {"value": math.log(n) - (n - 1) / n}})
+    return rows
+
+
+def main(seed: int, out: Path, tiny: bool) -> None:
+    if not (DATA / "text" / "imdb.jsonl.xz").is_file():
+        print(f"skipped: no {DATA / 'text' / 'imdb.jsonl.xz'}; set PREFLOOP_DATA to the folder that holds text/")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = TINY if tiny else SIZES
+
+    def trained(method: str, name: str, run: str, *, small: dict[str, Any] | None = None, **given: Any) -> Path:
+        """The result of a run, made now or before."""
+        place = out / name
+        if not (place / MANIFEST).is_file():
+            overrides = {"seed": seed, **given.pop("overrides", {}), **((small or {}) if tiny else {})}
+            found = prefloop.train(
+                method, RUNS / f"sentiment_{run}.yaml", out=place, overrides=overrides, resume=True, **given
+            )
+            print(f"{name}: {found['seconds']:.0f} s", flush=True)
+        return place
+
+    if not (out / "classifier" / "measured.json").is_file():
+        labelled = list(reviews("train"))
+        found = learn_classifier(out / "classifier", labelled[::20] if tiny else labelled, sizes["held_out"])
+        print(f"classifier: {found['accuracy']}", flush=True)
+    truth = Sentiment(str(out / "classifier"))
+    texts = [row["text"] for row in reviews("unsup")]
+    random.Random(1).shuffle(texts)
+    rows = begun(texts[: sizes["sft"] + sizes["pairs"] + sizes["measured"]])
+    asked = list(dict.fromkeys(row["prompt"] for row in rows[-sizes["measured"] :]))
+
+    short: dict[str, Any] = {"steps": 3, "batch_size": 8}
+    shape = {"vocab_size": 512, "hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}
+    small = {**short, "shape": shape, "tokenizer_sample": 100_000, "eval_every": 0}
+    source = {"text": [{"path": str(DATA / "text" / "imdb.jsonl.xz"), "tokens": 2e4 if tiny else 8.2e6}]}
+    read = trained("pretrain", "pretrain", "pretrain", overrides=source, small=small)
+    sft = trained(
+        "sft", "sft", "sft", data=write_rows(out / "sft.jsonl", rows[: sizes["sft"]]), policy=read, small=short
+    )
+    pairs = out / "pairs.jsonl"
+    if not pairs.is_file():
+        prompts = list(dict.fromkeys(row["prompt"] for row in rows[sizes["sft"] : -sizes["measured"]]))
+        write_rows(pairs, label_pairs(sft, prompts, truth, seed))
+    model = trained("reward_model", "reward_model", "reward_model", data=pairs, policy=sft, small=short)
+    preferred = [
+        {"prompt": row["prompt"], "completion": row["chosen"]}
+        for row in map(json.loads, pairs.read_text().splitlines())
+    ]
+    chosen = write_rows(out / "preferred.jsonl", preferred)
+    runs = [trained("sft", "sft_preferred", "preferred", data=chosen, policy=sft, small=short)]
+    for beta in DPO:
+        given = {"beta": beta}
+        runs.append(trained("dpo", f"dpo-{beta:g}", "dpo", data=pairs, policy=sft, overrides=given, small=short))
+    for method, several in ONLINE.items():
+        for own in several:
+            name = f"{method}-{own['beta']:g}" if "beta" in own else method
+            given = {**own, "reward_model": str(model)}
+            runs.append(trained(method, name, "online", data=pairs, policy=sft, overrides=given, small=short))
+
+    reward = out / "truth.yaml"
+    arguments = json.dumps({"folder": str((out / "classifier").resolve())})
+    reward.write_text(f"sentiment: {{function: 'benchmarks.sentiment:Sentiment', arguments: {arguments}}}\n")
+    compared = prefloop.compare(
+        [sft, *runs],
+        reward=reward,
+        prompts=asked,
+        reference=str(sft),
+        max_new_tokens=TOKENS,
+        seed=seed,
+        out=out / "frontier.html",
+    )
+    messages = [as_messages(prompt) for prompt in asked]
+    found = [
+        {"run": Path(row["run"]).name, "reward": row["reward"], "kl": row["kl"], "length": row["length"]}
+        for row in compared["runs"]
+    ]
+    found += best_of(sft, model, truth, messages, seed)
+    write_json(out / "frontier.json", {"seed": seed, "tiny": tiny, "prompts": len(asked), "rows": found})
+    for row in sorted(found, key=lambda row: row["kl"]["value"]):
+        low, high = row["reward"].get("low"), row["reward"].get("high")
+        print(f"{row['run']:>18}: KL {row['kl']['value']:7.2f}, reward {row['reward']['value']:+.3f} [{low}, {high}]")
+    print(f"the frontier: {compared['page']}; {out / 'frontier.json'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("sentiment"))
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    main(given.seed, given.out, given.tiny)
