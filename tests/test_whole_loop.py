@@ -31,7 +31,7 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
     folder = tmp_path / "demo"
     result = workflow.demo(folder, seed=0, log=lambda words: None)
 
-    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "round2", "policy"}
+    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "round2", "average", "policy"}
     assert all(0 <= value <= 1 for value in result["gold"].values())
     assert result["win_rate"]["n"] == 12
     assert 0 <= result["win_rate"]["low"] <= result["win_rate"]["value"] <= result["win_rate"]["high"] <= 1

@@ -41,10 +41,11 @@ def write_report(data: Data, out: Path) -> Path:
     An interval is {"value", "low", "high", "n"} and 95 %.
 
     {"title", "created", "seconds", "version", "seed", "simulated": bool, "machine": {name: value},
-     "shows": [{"prompt", "answers": {"base"|"sft"|"policy"|"dpo"|"round2": str},
+     "shows": [{"prompt", "answers": {"base"|"sft"|"policy"|"dpo"|"round2"|"average": str},
                 "passed"?: {same keys: bool, as the checker says}}],
-     "gold": {"base"|"sft"|"policy"|"dpo"|"round2": {interval, "families": {name: interval}}},   pass rates of checkers
+     "gold": {same keys: {interval, "families": {name: interval}}},   pass rates of checkers
      "win_rate": {interval, "ties", "consistency", "against"}, "dpo_win_rate": {...}, "round2_win_rate": {...},
+     "average_win_rate": {...}, "chosen": one of the keys of "answers": the policy that it ended with,
      "reward_model": {"accuracy", "low", "high", "n", "ece", "expected_ece", "expected_ece_high", "temperature",
                       "reliability": [{"confidence", "accuracy", "n"}], "human_ceiling": interval + {"source"},
                       "floors": {name: interval}, "slices": {column: {name: interval}},

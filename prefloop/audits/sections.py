@@ -19,8 +19,9 @@ MODELS = {
     "policy": ("After practice (PPO)", "It has practised against the learned reward."),
     "dpo": ("With DPO instead", "It has learned from the comparisons without a reward model."),
     "round2": ("After round 2", "Its own new answers were compared, and it has learned again."),
+    "average": ("The average of the three", "Its weights are the mean of theirs: what each learned alone falls away."),
 }
-LOOKS = {"base": "base", "sft": "sft", "policy": "policy", "dpo": "dpo", "round2": "policy"}
+LOOKS = {"base": "base", "sft": "sft", "policy": "policy", "dpo": "dpo", "round2": "policy", "average": "policy"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def cards(d: Data) -> list[dict[str, str]]:
     """The few numbers to remember, only those that were stored."""
     cards = []
     gold = {name: figure(value) for name, value in _mapping(d.get("gold")).items()}
-    after, before, imitation = gold.get("policy"), gold.get("base"), gold.get("sft")
+    ended = next((name for name in gold if name == d.get("chosen")), "policy")
+    after, before, imitation = gold.get(ended), gold.get("base"), gold.get("sft")
     if after:
         middle = f" After demonstrations alone: {imitation.percent}." if imitation else ""
         cards.append(
@@ -113,13 +115,14 @@ def cards(d: Data) -> list[dict[str, str]]:
                 "note": after.note,
             }
         )
-    if won := figure(d.get("win_rate")):
+    rate = _mapping(d.get("win_rate" if ended == "policy" else f"{ended}_win_rate"))
+    if won := figure(rate):
         cards.append(
             {
                 "name": "Preferred",
                 "was": "",
                 "figure": won.percent,
-                "words": f"of blind comparisons go to the policy against {_against(d['win_rate'])}."
+                "words": f"of blind comparisons go to the policy against {_against(rate)}."
                 " 50% would mean no difference.",
                 "note": won.note,
             }
@@ -244,6 +247,7 @@ def wins(d: Data) -> dict[str, Any] | None:
         ("win_rate", "PPO", "policy"),
         ("dpo_win_rate", "DPO", "dpo"),
         ("round2_win_rate", "Second round", "policy"),
+        ("average_win_rate", "The average of the three", "policy"),
     ):
         value = _mapping(d.get(key))
         if row := _row("won", value, look, even=0.5):

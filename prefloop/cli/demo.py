@@ -19,6 +19,7 @@ STAGES = {
     "round1": "after one round",
     "dpo": "DPO on the first round's answers",
     "round2": "after two rounds",
+    "average": "the average of these three",
     "policy": "the policy that people chose",
 }
 SHOWN = ("base", "sft", "policy")

@@ -32,6 +32,7 @@ from prefloop.workflows.data import init, label, snapshot
 from prefloop.workflows.evaluating import compare_answers, divergence, gold
 from prefloop.workflows.loop import LoopConfig, one_round
 from prefloop.workflows.report import _source as snapshot_source
+from prefloop.workflows.rewards import average
 from prefloop.workflows.sampling import sample
 from prefloop.workflows.stages import Stages
 from prefloop.workflows.training import train
@@ -59,9 +60,14 @@ PPO: dict[str, Any] = {
 }  # fmt: skip
 """With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
 an answer, too dear for an answer to something else that the reward model happens to like."""
-TRAINED = ("round1", "round2", "dpo")
+TRAINED = ("round1", "round2", "dpo", "average")
 """What people choose from."""
-CHOSEN = {"round1": "the first round's", "round2": "the second round's", "dpo": "DPO's"}
+CHOSEN = {
+    "round1": "the first round's",
+    "round2": "the second round's",
+    "dpo": "DPO's",
+    "average": "the average of the others",
+}
 DPO: dict[str, Any] = {
     "lr": 1.5e-4, "epochs": 1, "batch_size": 32, "beta": 0.1, "nll": 1.0, "max_length": 192, "warmup": 5,
 }  # fmt: skip
@@ -71,15 +77,15 @@ DPO: dict[str, Any] = {
 def demo(
     directory: str | Path | None = None, *, seed: int = 0, log: Callable[[str], None] | None = None
 ) -> dict[str, Any]:
-    """Demonstrations -> SFT -> comparisons -> reward model -> PPO, and round again; DPO beside the first round's PPO.
+    """Demonstrations -> SFT -> comparisons -> reward model -> PPO; DPO beside it; round again; the three's average.
 
     The policy that it ends with is the one that simulated people prefer on prompts set aside for that choice.
 
     Works in `directory` (default: `prefloop-demo`, or the first of `prefloop-demo-2`, ... that is free); an interrupted
     demo goes on when it is given its folder again. Every answer is a simulated person's, and marked so. Returns
-    `seconds`, `gold` {base, sft, round1, round2, dpo, policy}, `chosen` (which of them is the policy), `win_rate`
-    {value, low, high, n} and `win_rates` of all three, `reward_model` {accuracy, low, high, n, ece}, `kl`, `report`,
-    `policy`, `policies` (paths), `shows` and `simulated`: True.
+    `seconds`, `gold` {base, sft, round1, round2, dpo, average, policy}, `chosen` (which of them is the policy),
+    `win_rate` {value, low, high, n} and `win_rates` of all four, `reward_model` {accuracy, low, high, n, ece}, `kl`,
+    `report`, `policy`, `policies` (paths), `shows` and `simulated`: True.
     """
     started = time.monotonic()
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
@@ -129,14 +135,19 @@ def demo(
     first = one_round(config, 1, sft, asked, place, stages, say)
     dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, first["snapshot"], DPO)["artifact"])
     second = one_round(config, 2, first["policy"], asked, place, stages, say)
-    policies = {"base": str(BUILTIN), "sft": sft, "round1": first["policy"], "round2": second["policy"], "dpo": dpo}
+    made = {"round1": first["policy"], "round2": second["policy"], "dpo": dpo}
+    mean = stages.do(
+        "average of the three policies' weights",
+        lambda: average(list(made.values()), kind="policy", workspace=place)["artifact"],
+    )
+    policies = {"base": str(BUILTIN), "sft": sft, **made, "average": mean}
     choice = stages.do("people choose the policy", lambda: _choose(policies, set_aside, seed))
     chosen = choice["chosen"]
     measured = stages.do("evaluation on fresh tasks", lambda: _measure(policies, chosen, seed, say))
     seconds = round(sum(stages.seconds.values()), 1)
     data = _report_data(place, policies, [first, second], choice, measured, stages, settings, seed, seconds)
-    made = _write_report(place, data, [read_manifest(Path(p)).hash for k, p in policies.items() if k != "base"], seed)
-    say(f"report: {made}  (the demo took {seconds:.0f} s, this call {time.monotonic() - started:.0f} s)")
+    page = _write_report(place, data, [read_manifest(Path(p)).hash for k, p in policies.items() if k != "base"], seed)
+    say(f"report: {page}  (the demo took {seconds:.0f} s, this call {time.monotonic() - started:.0f} s)")
     return {
         "seconds": seconds,
         "chosen": chosen,
@@ -148,7 +159,7 @@ def demo(
         "win_rates": {name: _interval(value) for name, value in measured["win_rates"].items()},
         "reward_model": {key: second["measured"][key] for key in ("accuracy", "low", "high", "n", "ece")},
         "kl": measured["kl"]["value"],
-        "report": str(made),
+        "report": str(page),
         "policy": policies[chosen],
         "policies": {**policies, "policy": policies[chosen]},
         "shows": measured["shows"],
@@ -254,9 +265,11 @@ def _report_data(
             {**row, "answers": _renamed(row["answers"]), "passed": _renamed(row["passed"])} for row in measured["shows"]
         ],
         "gold": _renamed(measured["gold"]),
+        "chosen": "policy" if choice["chosen"] == "round1" else choice["chosen"],
         "win_rate": measured["win_rates"]["round1"],
         "round2_win_rate": measured["win_rates"]["round2"],
         "dpo_win_rate": measured["win_rates"]["dpo"],
+        "average_win_rate": measured["win_rates"]["average"],
         "reward_model": rounds[-1]["measured"],
         "training": {
             "sft": read_metrics(Path(policies["sft"]) / "metrics.jsonl"),
@@ -277,7 +290,7 @@ def _report_data(
             "SFT learns to write as they do; the comparisons say which answers are better, and the policy learns that.",
             "The second round's reward model and policy are trained from SFT on the answers of both rounds.",
             (
-                f"The policy that the demo ends with is {CHOSEN[choice['chosen']]}: of the three, people preferred it "
+                f"The policy that the demo ends with is {CHOSEN[choice['chosen']]}: of the four, people preferred it "
                 f"most often to SFT on {CHOICE} prompts set aside for that choice. KL and lengths are this policy's."
             ),
         ],

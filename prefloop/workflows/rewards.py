@@ -1,4 +1,4 @@
-"""What is made of reward models after their training: the average of several, and labels that one is sure of."""
+"""What is made of models after their training: the average of several, and labels that a reward model is sure of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,50 +27,54 @@ from prefloop.workflows.places import Place, workspace_or_none
 from prefloop.workflows.references import model_at
 
 WEIGHTS = "model.safetensors"
+BESIDE = ("tokenizer", "vocab", "merges", "special", "chat_template", "generation_config")
+"""How the names of the files begin that a model is copied with."""
 
 
 def average(
     models: Sequence[str],
     *,
+    kind: Literal["policy", "reward_model"] = "reward_model",
     name: str = "average",
     out: str | Path | None = None,
     comparisons: str | Path | None = None,
     device: str = "auto",
     workspace: Place = None,
 ) -> dict[str, Any]:
-    """One reward model whose weights are the mean of several's: WARM (Ramé et al. 2024), https://arxiv.org/abs/2401.12187.
+    """One model whose weights are the mean of several's.
 
-    The models must have started from the same weights and gone different ways (seed, learning rate, dropout, order);
-    otherwise their mean means nothing. Their temperatures are not the average's: it is fitted to held-out `comparisons`
-    (a file, or the test side of a snapshot's folder), and is 1 without them.
-    Returns {"artifact", "hash", "temperature"}. Raises InputError for fewer than two models or unlike ones.
+    Of reward models: WARM (Ramé et al. 2024), https://arxiv.org/abs/2401.12187; of policies: the merging step of WARP
+    (Ramé et al. 2024), https://arxiv.org/abs/2406.16768, in its linear form. The models must have started from the same
+    weights and gone different ways (seed, learning rate, data, method); otherwise their mean means nothing. Reward
+    models' temperatures are not the average's: it is fitted to held-out `comparisons` (a file, or the test side of a
+    snapshot's folder), and is 1 without them.
+    Returns {"artifact", "hash"}, of reward models "temperature" too. Raises InputError for fewer than two models or
+    unlike ones.
     """
     place = workspace_or_none(workspace)
     if len(models) < 2:
-        raise InputError(f"an average needs at least two reward models, got {len(models)}")
+        raise InputError(f"an average needs at least two models, got {len(models)}")
     if out is None and place is None:
         raise InputError("say where the average goes: out=DIR, or work in a workspace")
-    folders = [Path(model_at(ref, "reward_model", place)) for ref in models]
+    folders = [Path(model_at(ref, kind, place)) for ref in models]
     for ref, folder in zip(models, folders, strict=True):
         if not (folder / WEIGHTS).is_file():
-            raise InputError(f"{ref} has no {WEIGHTS}; an average is made of reward models in one file each")
-    config = [json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in folders]
+            raise InputError(f"{ref} has no {WEIGHTS}; an average is made of models in one file each")
     mean = _mean([load_file(folder / WEIGHTS) for folder in folders], models)
 
     def fill(folder: Path) -> None:
         for file in folders[0].iterdir():
-            if file.is_file() and (file.name.startswith(("tokenizer", "vocab", "merges", "special", "chat_template"))):
+            if file.is_file() and file.name.startswith(BESIDE):
                 shutil.copy(file, folder / file.name)
         save_file(mean, folder / WEIGHTS, metadata={"format": "pt"})
-        kept = {key: value for key, value in config[0].items() if key not in (HEADS_KEY, ANSWERS_KEY)}
-        kept[BIAS_KEY] = sum(float(one.get(BIAS_KEY) or 0.0) for one in config) / len(config)
-        write_json(folder / "config.json", {**kept, TEMPERATURE_KEY: 1.0})
-        if comparisons is not None:
-            write_json(folder / "config.json", {**kept, TEMPERATURE_KEY: _temperature(folder, comparisons, device)})
+        if kind == "policy":
+            shutil.copy(folders[0] / "config.json", folder / "config.json")
+        else:
+            _reward_config(folders, folder, comparisons, device)
 
     artifact = write_artifact(
         place.artifacts if place is not None else Path(str(out)).parent,
-        "reward_model",
+        kind,
         name,
         fill,
         settings={"average": [str(ref) for ref in models]},
@@ -79,8 +83,19 @@ def average(
         metrics={},
         at=Path(out) if out is not None else None,
     )
-    heat = json.loads((artifact.path / "config.json").read_text(encoding="utf-8"))[TEMPERATURE_KEY]
-    return {"artifact": str(artifact.path), "hash": artifact.hash, "temperature": heat}
+    made = {"artifact": str(artifact.path), "hash": artifact.hash}
+    if kind == "policy":
+        return made
+    return made | {"temperature": json.loads((artifact.path / "config.json").read_text("utf-8"))[TEMPERATURE_KEY]}
+
+
+def _reward_config(folders: Sequence[Path], folder: Path, comparisons: str | Path | None, device: str) -> None:
+    config = [json.loads((one / "config.json").read_text(encoding="utf-8")) for one in folders]
+    kept = {key: value for key, value in config[0].items() if key not in (HEADS_KEY, ANSWERS_KEY)}
+    kept[BIAS_KEY] = sum(float(one.get(BIAS_KEY) or 0.0) for one in config) / len(config)
+    write_json(folder / "config.json", {**kept, TEMPERATURE_KEY: 1.0})
+    if comparisons is not None:
+        write_json(folder / "config.json", {**kept, TEMPERATURE_KEY: _temperature(folder, comparisons, device)})
 
 
 def label_what_is_sure(

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from prefloop.audits.report import TITLES, render, write_report
-from prefloop.audits.sections import pieces
+from prefloop.audits.sections import cards, pieces
 from prefloop.errors import InputError, RunError
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -320,3 +320,9 @@ def test_bad_input_is_named(tmp_path):
 
 def test_it_is_light(example):
     assert len(render(example).encode()) < 150_000
+
+
+def test_the_cards_are_of_the_policy_that_was_chosen(example):
+    assert [card["figure"] for card in cards(example)[:2]] == ["73%", "78%"]
+    example["chosen"] = "dpo"
+    assert [card["figure"] for card in cards(example)[:2]] == ["66%", "71%"]

@@ -57,7 +57,7 @@ def test_the_average_is_of_weights_and_of_biases(inputs: Path, tmp_path: Path) -
 
 
 def test_an_average_needs_two_models_of_one_shape(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least two reward models, got 1"):
+    with pytest.raises(InputError, match="at least two models, got 1"):
         prefloop.average([str(inputs / "rm")], out=tmp_path / "mean")
     other = copy_of(inputs, tmp_path / "other", 0.0)
     weights = load_file(Path(other) / "model.safetensors")
@@ -80,3 +80,20 @@ def test_what_a_model_is_sure_of_becomes_a_file_to_train_on(inputs: Path, tmp_pa
         str(inputs / "rm"), tmp_path / "samples.jsonl", tmp_path / "none.jsonl", confidence=1.0, device="cpu"
     )
     assert none["kept"] == 0
+
+
+def test_policies_are_averaged_too(inputs: Path, tmp_path: Path) -> None:
+    import shutil
+
+    for name, factor in (("a", 0.5), ("b", 1.5)):
+        shutil.copytree(inputs / "policy", tmp_path / name)
+        weights = {key: w * factor for key, w in load_file(inputs / "policy" / "model.safetensors").items()}
+        save_file(weights, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
+    made = prefloop.average([str(tmp_path / "a"), str(tmp_path / "b")], kind="policy", out=tmp_path / "mean")
+    assert set(made) == {"artifact", "hash"}
+    mean, stored = (load_file(f / "model.safetensors") for f in (tmp_path / "mean", inputs / "policy"))
+    for name, weight in stored.items():
+        # honest: half and one and a half times a weight may each have been rounded, to eight bits in bfloat16
+        torch.testing.assert_close(mean[name].float(), weight.float(), rtol=0.01, atol=1e-4)
+    said = prefloop.sample(str(tmp_path / "mean"), ["Hello?"], max_new_tokens=4)
+    assert len(said["completions"]) == 1
