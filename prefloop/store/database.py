@@ -28,7 +28,7 @@ from prefloop.store.writer_lock import WriterLock, writer_lock
 Row: TypeAlias = Any
 """A row that SQLAlchemy read: 2.0 and 2.1 disagree on how its type is written."""
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in migrations/versions (a test compares)."""
 
 WAL_IS_SAFE_FROM = (3, 51, 3)

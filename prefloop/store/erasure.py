@@ -38,6 +38,7 @@ from prefloop.store.tables import (
     prompts,
     questions,
     refusals,
+    reports,
     roles,
     sessions,
     slots,
@@ -154,7 +155,7 @@ def scrub(store: Store) -> str:
         _rewrite_sqlite(store)
         return "copies that were made of the database file by other means than prefloop backup"
     with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for table in (answers, prompts, completions, annotators, accounts, gold):
+        for table in (answers, prompts, completions, annotators, accounts, gold, reports):
             connection.execute(sa.text(f"VACUUM FULL {table.name}"))
     return "the server's write-ahead log and its archives, and copies made by other means than prefloop backup"
 
@@ -268,6 +269,7 @@ class _Tomb:
                 for identity, hashed in ids
             ],
         )
+        self.connection.execute(sa.delete(reports))  # made from it; made again from what is left
         append_many(
             self.connection,
             [Entry("erasure", self.by, identity, hashed or content_hash([kind, identity])) for identity, hashed in ids],

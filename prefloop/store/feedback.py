@@ -39,6 +39,7 @@ from prefloop.store.tables import (
     guidelines,
     prompts,
     questions,
+    reports,
     slots,
     tombstones,
 )
@@ -393,6 +394,7 @@ def erase_answers(store: Store, ids: Iterable[str], reason: str, *, by: str = OP
                 .where(answer_table.c.id.in_([row.id for row in live]))
                 .values(value=sa.null(), key=sa.null(), columns=sa.null())
             )
+            connection.execute(sa.delete(reports))
             append_many(connection, [Entry("erasure", by, row.id, row.hash) for row in live])
             erased += len(live)
     return erased

@@ -15,6 +15,7 @@
     exports                           every file that left, so that erasure can name or remove it
     webhooks, outbox                  who is told of finished questions, and what they have yet to be told
     tallies, activity, shared         counts of the above, kept by triggers, so that a page need not count
+    reports                           figures that take long, worked out from the above beside the running app
 
 Triggers (made by the migrations) let prompts, completions, questions, candidates, answers, events, consents, quizzes
 and rulings be neither changed nor deleted; the one exception is blanking a text, or a person's name, under a tombstone.
@@ -476,4 +477,15 @@ shared = Table(
     Column("number", BigInteger, primary_key=True, autoincrement=False),  # of a question answered by more than one
     Column("kind", String(16), nullable=False),
     Index("ix_shared_kind_number", "kind", "number"),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("event", BigInteger, nullable=False),  # the newest one when it was begun
+    Column("answer", BigInteger, nullable=False),  # so
+    Column("made_at", Time, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("value", Json, nullable=False),
 )

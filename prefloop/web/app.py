@@ -23,6 +23,7 @@ from prefloop.version import __version__
 from prefloop.web.access import Denied, NotSignedIn, check_every_route
 from prefloop.web.desk import Desk, LateAnswer
 from prefloop.web.limits import Limits, TooLarge
+from prefloop.web.quality import Quality
 from prefloop.web.rendering import FOLDER, page
 from prefloop.web.routes import account, admin, api, lead, work
 from prefloop.web.settings import WebSettings
@@ -46,7 +47,7 @@ def create_app(store: Store, settings: WebSettings | None = None, *, artifacts: 
         sender.start()
         yield
         sender.stop()
-        writer.close()
+        app.state.prefloop.close()
 
     app = FastAPI(
         title="prefloop",
@@ -57,7 +58,8 @@ def create_app(store: Store, settings: WebSettings | None = None, *, artifacts: 
         openapi_url=None,  # served by routes/api.py, under a rule like everything else
         lifespan=lifespan,
     )
-    app.state.prefloop = State(store, Desk(store, writer, settings.lease_seconds), settings, artifacts)
+    desk = Desk(store, writer, settings.lease_seconds)
+    app.state.prefloop = State(store, desk, settings, Quality(store), artifacts)
     for module in (api, account, work, lead, admin):
         # Not include_router: the rules are read off the routes, so they stand in the app's own table as they are.
         app.router.routes.extend(module.router.routes)

@@ -33,7 +33,7 @@ HEADERS: Mapping[str, str] = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-LARGE = ("/lead/import", "/api/v1/questions", "/lead/adjudications")
+LARGE = ("/lead/import", "/api/v1/questions")
 """Where files and many questions come in."""
 
 

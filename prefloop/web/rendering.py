@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,16 @@ def clock(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
+def ago(at: datetime) -> str:
+    """How long ago, roughly."""
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    for name, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            n = int(seconds // length)
+            return f"{n} {name}{'s' if n > 1 else ''} ago"
+    return "just now"
+
+
 def duration(seconds: float | None) -> str:
     """`42 s`, `3 min 10 s`, `2 h 5 min`; a dash where nobody measured."""
     if seconds is None:
@@ -137,6 +147,7 @@ def environment() -> Environment:
     found.tests["meeting"] = lambda some, others: not frozenset(some).isdisjoint(others)
     found.filters.update(
         markdown=markdown,
+        ago=ago,
         clock=clock,
         duration=duration,
         percent=percent,

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from prefloop.store.accounts import Principal
 from prefloop.store.database import Store
 from prefloop.web.desk import Desk
+from prefloop.web.quality import Quality
 from prefloop.web.settings import WebSettings
 
 
@@ -23,12 +24,18 @@ class State:
     store: Store
     desk: Desk
     settings: WebSettings
+    quality: Quality
     artifacts: Path | None = None
     """Where snapshots are written; None where the app has no workspace, and then it makes none."""
     token_owners: dict[bytes, tuple[float, Principal]] = field(default_factory=dict)
     """SHA-256 of a token -> until when it is believed (monotonic seconds), and whose it is."""
     figures: dict[str, tuple[float, Any]] = field(default_factory=dict)
     """Results that take long, and until when they are shown again."""
+
+    def close(self) -> None:
+        """Write what waits to be written, and end what works beside."""
+        self.quality.close()
+        self.desk.writer.close()
 
     @property
     def cookie(self) -> str:

@@ -23,24 +23,14 @@ def measure_quality(
     answers' weight that findings and exclusions take away) and `warnings`. Nothing is written: findings lower weights
     when a snapshot is made, and ask a lead to look, who decides by `rule_on`.
     """
-    from prefloop.quality.agreement import agreement_of
-    from prefloop.quality.assessment import assess, flag_counts
     from prefloop.quality.evidence import gather
+    from prefloop.quality.report import report_of
     from prefloop.store.rulings import rulings
 
     with store_of(workspace_at(workspace)) as store:
         judgements = gather(store, round=round, slices=slices)
         ruled = rulings(store)
-    found = assess(judgements, ruled)
-    questions, uncertain = found.uncertain()
-    return {
-        "agreement": agreement_of(judgements, seed=seed),
-        "annotators": [one.as_dict() for one in found.annotators],
-        "consensus": {"questions": questions, "uncertain": uncertain},
-        "findings": flag_counts(found.annotators),
-        "removed": found.removed,
-        "warnings": found.warnings,
-    }
+    return report_of(judgements, ruled, seed)
 
 
 def rule_on(annotator: str, decision: str, *, workspace: Place = None) -> dict[str, Any]:

@@ -28,11 +28,11 @@ def desk_store(migrated_file: Path, tmp_path: Path) -> Iterator[Store]:
 def app(desk_store: Store) -> Iterator[FastAPI]:
     made = create_app(desk_store)
     yield made
-    made.state.prefloop.desk.writer.close()
+    made.state.prefloop.close()
 
 
 @pytest.fixture
 def both_app(store: Store) -> Iterator[FastAPI]:
     made = create_app(store)
     yield made
-    made.state.prefloop.desk.writer.close()
+    made.state.prefloop.close()

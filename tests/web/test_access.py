@@ -174,7 +174,7 @@ def test_behind_tls_the_cookie_is_bound_to_it(desk_store: Store) -> None:
     assert "Secure" in cookie
     assert "SameSite=strict" in cookie
     assert "max-age" in response.headers["strict-transport-security"]
-    app.state.prefloop.desk.writer.close()
+    app.state.prefloop.close()
 
 
 def test_guessing_passwords_is_slowed_down(app: FastAPI, desk_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
+from prefloop.errors import InputError
+from prefloop.quality.report import make_report
+from prefloop.store.consents import record_quiz
 from prefloop.store.database import Store
 from prefloop.store.feedback import add_guideline, answers
-from prefloop.store.sessions import start_session
+from prefloop.store.outbox import add_webhook
+from prefloop.store.queue import lease
+from prefloop.store.sessions import set_password, start_session
+from prefloop.store.submissions import Submission, submit
+from prefloop.store.tokens import create_token
 from prefloop.web.asking import Item, ask
+from prefloop.web.reading import held_lease
 from tests.web.crew import person, questions_of
 from tests.web.payloads import PAYLOADS
 from tests.web.served import ARGUMENTS, Site, found_browser, served
@@ -291,9 +301,6 @@ def test_the_way_of_a_lead(chromium: Browser, site: Site, desk_store: Store) -> 
 
 
 def test_two_who_differ_are_settled_side_by_side(chromium: Browser, site: Site, desk_store: Store) -> None:
-    from prefloop.store.queue import lease
-    from prefloop.store.submissions import Submission, submit
-
     questions_of(desk_store, "comparison", overlap=2)
     for name, which in (("ada", 0), ("bo", 1)):
         who = person(desk_store, name, "annotator")
@@ -422,3 +429,78 @@ def test_each_payload_alone_in_each_rendered_field(chromium: Browser, site: Site
         page.click(".list a >> nth=0")
         page.wait_for_selector("#answer")
         attacked(page, problems, payload)
+
+
+def said_about(store: Store, who: str, payload: str) -> str:
+    """Answer the one question that waits, with the payload wherever a person can write; the id of the question."""
+    held = held_lease(store, who) or lease(store, who)[0]
+    value = {
+        "comparison": {"choice": "a", "note": payload},
+        "edit": {"text": f"{payload}!", "spans": [{"start": 0, "end": 3, "quote": payload[:3], "comment": payload}]},
+        "rating": {"scores": {payload[:64]: 3}, "note": payload},
+        "flags": {"flags": [payload[:60]]},
+        "demonstration": {"text": payload},
+        "ranking": {"skip": payload[:300]},
+    }[held.kind]
+    submit(store, [Submission(lease_token=held.token, value=value, idempotency_key=held.token)])
+    return held.question_id
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("fifth", range(5))
+def test_each_payload_in_every_other_field(chromium: Browser, site: Site, desk_store: Store, fifth: int) -> None:
+    """Guideline, quiz, criteria, flags, edits, marks, notes, reasons, names, tags, sources, slices, tokens, webhooks.
+
+    What stands alone on a page is looked at payload by payload; what is listed, on one page with all the others.
+    """
+    who = person(desk_store, "ada", "annotator")
+    set_password(desk_store, who, "a few plain words")
+    lead = person(desk_store, "lena", "admin")
+    page, problems = opened(chromium, site, start_session(desk_store, who), DESKTOP)
+    ruling, seen = opened(chromium, site, start_session(desk_store, lead), DESKTOP)
+    for number, payload in enumerate(PAYLOADS[fifth::5]):
+        other = person(desk_store, f"{payload} {number}"[:180], "annotator")
+        quiz = [{"question": payload, "options": [payload, f"{payload} x"], "correct": 0}]
+        version = add_guideline(desk_store, payload, quiz=quiz)
+        page.goto(f"{site.url}/quiz")
+        attacked(page, problems, f"quiz: {payload}")
+        for one in (who, other):
+            record_quiz(desk_store, one, version, True)
+        asked = [
+            Item(kind="edit", prompt=payload, candidates=[payload]),
+            Item(kind="rating", prompt=payload, candidates=[payload], columns={"criteria": [payload[:64]]}),
+            Item(kind="flags", prompt=payload, candidates=[payload]),
+            Item(kind="ranking", prompt=payload, candidates=[payload, f"{payload} x", f"{payload} y"]),
+            Item(kind="demonstration", prompt=payload),
+        ]
+        for item in asked:
+            ask(desk_store, [replace(item, audience=[who])], source=payload)
+            page.goto(f"{site.url}/work")
+            assert page.get_attribute("#task", "data-kind") == item.kind
+            if item.kind == "edit":
+                page.fill("#edited", f"{payload} {payload}")
+                page.wait_for_function("() => document.querySelector('#diff ins')")
+            if item.kind == "flags":
+                page.fill("#own-flag", payload[:60])
+                page.click("[data-action=own-flag]")
+            attacked(page, problems, f"{item.kind}: {payload}")
+            said_about(desk_store, who, payload)
+        pair = Item(kind="comparison", prompt=payload, candidates=[payload, f"{payload} x"], overlap=2,
+                    sensitive=payload[:64], columns={"subset": payload}, audience=[who, other])  # fmt: skip
+        (question,) = ask(desk_store, [pair])
+        for one in (who, other):
+            said_about(desk_store, one, payload)
+        create_token(desk_store, payload[:180] + f" {number}", "viewer")
+        ruling.goto(f"{site.url}/lead/review/{question}")
+        attacked(ruling, seen, f"side by side: {payload}")
+    for url in PAYLOADS[fifth::5]:
+        with contextlib.suppress(InputError):
+            add_webhook(desk_store, f"https://host.invalid/?{url}")
+    make_report(desk_store)
+    for path in ("/lead", "/lead/review?all=true", "/lead/guidelines", "/lead/people", "/lead/agreement", "/me",
+                 "/lead/export", "/lead/import", "/api"):  # fmt: skip
+        ruling.goto(site.url + path)
+        attacked(ruling, seen, path)
+    for path in ("/work/history", "/me", "/consent", "/guideline"):
+        page.goto(site.url + path)
+        attacked(page, problems, path)

@@ -63,6 +63,6 @@ def test_twenty_thousand_made_up_requests_are_no_5xx(desk_store: Store) -> None:
     questions_of(desk_store, n=2000, kind="comparison")
     app = create_app(desk_store)
     seen = tried(app, machine(app, desk_store, "admin"), CASES)
-    app.state.prefloop.desk.writer.close()
+    app.state.prefloop.close()
     print(seen)
     assert sum(seen.values()) > CASES / 2

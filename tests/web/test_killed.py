@@ -38,10 +38,12 @@ class Server:
     folder: Path
     environment: dict[str, str]
     port: int = 0
+    more: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "prefloop", "serve", "--port", str(self.port), "--workspace", str(self.folder)]
+        command += self.more
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=self.environment)
         assert self.process.stderr is not None
         for line in self.process.stderr:

@@ -24,14 +24,14 @@ from prefloop.store.corrections import adjudicate
 from prefloop.store.counting import counts
 from prefloop.store.feedback import AnswerRow, add_guideline, answers
 from prefloop.store.privacy import NOT_COVERED, without_consent
-from prefloop.store.rulings import DECISIONS, rule
+from prefloop.store.rulings import DECISIONS, rule, rulings
 from prefloop.web.access import JudgePage, LeadPage, ReaderPage
-from prefloop.web.agreement import worth_of
 from prefloop.web.bodies import json_body, read_form, text_of, upload_of, whole_number
 from prefloop.web.charts import bar, columns, interval
 from prefloop.web.consent import PURPOSES
 from prefloop.web.incoming import pasted_file, take_questions, temporary_folder, uploaded_file
 from prefloop.web.outgoing import as_csv, as_json_lines
+from prefloop.web.quality import worst_first
 from prefloop.web.questions import KIND_NAMES, LEVELS, LONG, SCALE, SKIPS, Task, said_in_words
 from prefloop.web.quizzes import parse_quiz, quiz_text
 from prefloop.web.reading import (
@@ -52,8 +52,6 @@ router = APIRouter(include_in_schema=False)
 Form = Annotated[Mapping[str, Any], Depends(read_form)]
 QuestionId = Annotated[str, Path(pattern=r"^[0-9a-f]{24}$")]
 
-FIGURES_SECONDS = 15.0
-"""Figures over all answers are made anew this often at most."""
 MOST_PASTED = 5_000_000
 
 
@@ -164,11 +162,37 @@ def queue(request: Request, who: LeadPage, form: Form) -> Response:
 
 @router.get("/lead/agreement")
 def agreement(request: Request, who: ReaderPage) -> Response:
-    """How often two people say the same, per kind, with the numbers."""
+    """How often two people say the same, and what each annotator's answers are worth, from the newest report."""
     state = state_of(request)
-    found = state.recent("agreement", FIGURES_SECONDS, lambda: worth_of(state.store))
-    people = names_of(state.store, [one.id for one in found.annotators])
-    return page(request, "agreement.html", found=found, names=KIND_NAMES, interval=interval, people=people)
+    shown = state.quality.shown()
+    found = shown.report.value if shown.report else None
+    listed = worst_first(found["annotators"]) if found else []
+    return page(
+        request,
+        "agreement.html",
+        shown=shown,
+        found=found,
+        listed=listed,
+        names=KIND_NAMES,
+        interval=interval,
+        people=names_of(state.store, [one["id"] for one in listed]),
+        ruled=rulings(state.store),
+    )
+
+
+@router.get("/lead/agreement/made")
+def agreement_made(request: Request, who: ReaderPage) -> Response:
+    """The page asks while the next report is being made: 204 until it is there, then the page is shown anew."""
+    if state_of(request).quality.busy():
+        return Response(status_code=204)
+    return Response(headers={"hx-refresh": "true"})
+
+
+@router.post("/lead/agreement")
+def agreement_anew(request: Request, who: ReaderPage) -> Response:
+    """Work the figures out again, now."""
+    state_of(request).quality.refresh()
+    return see("/lead/agreement")
 
 
 @router.post("/lead/rulings")
@@ -180,7 +204,7 @@ def ruling(request: Request, who: LeadPage, form: Form) -> Response:
         raise InputError(f"a ruling is one of {', '.join(DECISIONS)}, got {decision!r:.30}")
     seen = text_of(form, "findings", 400).split()
     rule(state.store, text_of(form, "annotator", 200), decision, seen, by=who.annotator)
-    state.figures.pop("agreement", None)
+    state.quality.refresh()
     return see("/lead/agreement", "ruling")
 
 
