@@ -166,7 +166,7 @@ def main(seed: int, out: Path, tiny: bool) -> None:
         """The result of a run, made now or before."""
         place = out / name
         if not (place / MANIFEST).is_file():
-            overrides = {"seed": seed, **given.pop("overrides", {}), **((small or {}) if tiny else {})}
+            overrides = {"seed": seed, "name": name, **given.pop("overrides", {}), **((small or {}) if tiny else {})}
             found = prefloop.train(
                 method, RUNS / f"sentiment_{run}.yaml", out=place, overrides=overrides, resume=True, **given
             )
@@ -225,7 +225,7 @@ def main(seed: int, out: Path, tiny: bool) -> None:
     )
     messages = [as_messages(prompt) for prompt in asked]
     found = [
-        {"run": Path(row["run"]).name, "reward": row["reward"], "kl": row["kl"], "length": row["length"]}
+        {"run": row["run"], "reward": row["reward"], "kl": row["kl"], "length": row["length"]}
         for row in compared["runs"]
     ]
     found += best_of(sft, model, truth, messages, seed)

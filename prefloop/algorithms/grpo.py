@@ -16,7 +16,7 @@ from pydantic import PositiveFloat
 from prefloop.errors import InputError
 from prefloop.functional.baselines import group_relative
 from prefloop.functional.reduction import Reduction, decision_weights, divisor
-from prefloop.functional.surrogates import clipped_surrogate, kl_estimate, policy_change
+from prefloop.functional.surrogates import MAX_LOG_RATIO, clipped_surrogate, kl_estimate, policy_change
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.online_roles import Roles, roles_of
@@ -43,6 +43,8 @@ class GRPOConfig:
     """sequence: the paper's, each completion counts alike; token: DAPO's, each token; constant: Dr. GRPO's; or sum."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     """How the KL of a token is estimated; k3 is the paper's."""
+    kl_ratio: bool = False
+    """Weigh the KL of a token by pi / pi_old: k3's gradient is then that of KL(pi || reference). TRL's default."""
     clip_range: PositiveFloat = 0.2
     """pi / pi_old is clipped from below at 1 - clip_range."""
     clip_range_high: PositiveFloat | None = None
@@ -73,7 +75,10 @@ class GRPO:
         old, reference, advantages = minibatch.decisions("logprobs", "reference", "advantages")
         logprobs = self.roles.logprobs(minibatch)
         policy_loss = clipped_surrogate(logprobs, old, advantages, c.clip_range, high)
-        values = policy_loss + minibatch.beta * kl_estimate(logprobs, reference, c.kl_estimator)
+        kl = kl_estimate(logprobs, reference, c.kl_estimator)
+        if c.kl_ratio:
+            kl = kl * (logprobs - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        values = policy_loss + minibatch.beta * kl
         weights = decision_weights(minibatch.valid, c.reduction, self.roles.settings.max_new_tokens)
         metrics = {"loss/policy_avg": policy_loss.detach(), **policy_change(logprobs, old, c.clip_range, high)}
         return Loss(values, weights, metrics)

@@ -171,6 +171,18 @@ def test_grpo_with_one_step_is_a_weighted_policy_gradient(made: Made, reduction:
     assert algorithm.loss(rollout).metrics["policy/clipfrac_avg"].sum().item() == 0
 
 
+def test_weighed_by_the_ratio_the_gradient_is_that_of_the_kl_from_the_reference(made: Made) -> None:
+    """Equal scores, so the KL alone: k3 + 1 - exp(-d) = d, a token's weight in the gradient of KL(pi || reference)."""
+    algorithm = made("grpo", group_size=2, kl_ratio=True)
+    rollout = rollout_of(algorithm, (1.0, 1.0, 2.0, 2.0), beta=0.7)
+    apart = (rollout.added["logprobs"] - rollout.added["reference"]) * rollout.valid
+    each = -0.7 * apart / rollout.valid.sum(1, keepdim=True) / 4
+    expected = weighted_scores(algorithm, rollout, each[rollout.valid])
+    torch.testing.assert_close(policy_gradient(algorithm, rollout), expected, atol=1e-5, rtol=1e-3)
+    paper = policy_gradient(made("grpo", group_size=2), rollout)
+    assert not torch.allclose(paper, expected, atol=1e-3)
+
+
 def test_grpo_has_its_kl_in_the_loss(made: Made) -> None:
     algorithm = made("grpo", group_size=2)
     with_kl, without = (rollout_of(algorithm, (3.0, 1.0, 0.0, 4.0), beta=beta) for beta in (0.5, 0.0))

@@ -54,7 +54,9 @@ def _trainer(spec: dict[str, Any], rows: list[dict[str, Any]], micro: int) -> tu
         made.append(sum(map(len, completion_ids)))
         return [score(completion[0]["content"]) for completion in completions]
 
-    settings: dict[str, Any] = {"loss_type": "grpo"} if spec["work"] == "grpo" else {}
+    # As the paper has it: the mean over completions, and the KL not weighed by the ratio (both are TRL's choice too).
+    paper: dict[str, Any] = {"loss_type": "grpo", "use_bias_correction_kl": False}
+    settings = paper if spec["work"] == "grpo" else {}
     config = config_class(
         output_dir=spec["folder"],
         per_device_train_batch_size=micro,
