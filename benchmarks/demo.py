@@ -25,7 +25,7 @@ def main(seeds: list[int]) -> None:
             print(f"seed {seed}: {result['seconds']:.0f} s, KL {result['kl']:.2f}")
             for name, value in result["gold_intervals"].items():
                 print(f"  gold.{name}: {interval(value)}")
-            print(f"  win_rate: {interval(result['win_rate'])} (people chose {result['chosen']})")
+            print(f"  win_rate: {interval(result['win_rate'])}")
             for name, value in result["win_rates"].items():
                 print(f"  win_rate.{name}: {interval(value)}")
             measured = result["reward_model"]

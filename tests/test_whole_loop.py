@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from prefloop.artifacts.folder import list_artifacts, read_artifact
 from prefloop.workflows import demo as workflow
@@ -17,7 +19,6 @@ from prefloop.workflows.places import store_of, workspace_at
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "DEMONSTRATIONS", 60)
     monkeypatch.setattr(workflow, "PROMPTS_PER_ROUND", 45)
-    monkeypatch.setattr(workflow, "CHOICE", 6)
     monkeypatch.setattr(workflow, "FRESH", 12)
     monkeypatch.setattr(workflow, "ANSWER_TOKENS", 24)
     monkeypatch.setattr(workflow, "SFT", {**workflow.SFT, "epochs": 1, "eval_every": 1})
@@ -31,7 +32,7 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
     folder = tmp_path / "demo"
     result = workflow.demo(folder, seed=0, log=lambda words: None)
 
-    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "round2", "average", "policy"}
+    assert set(result["gold"]) == {"base", "sft", "round1", "dpo", "round2", "policy"}
     assert all(0 <= value <= 1 for value in result["gold"].values())
     assert result["win_rate"]["n"] == 12
     assert 0 <= result["win_rate"]["low"] <= result["win_rate"]["value"] <= result["win_rate"]["high"] <= 1
@@ -44,14 +45,17 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
 
     place = workspace_at(folder)
     policy = read_artifact(Path(result["policy"]))  # every file matches its hash
-    assert policy.manifest["method"] == ("dpo" if result["chosen"] == "dpo" else "ppo")
-    assert result["policy"] == result["policies"][result["chosen"]]
-    assert result["gold"]["policy"] == result["gold"][result["chosen"]]
-    assert result["win_rate"] == result["win_rates"][result["chosen"]]
+    others = [result["policies"][name] for name in ("round1", "round2", "dpo")]
+    assert sorted(policy.parents) == sorted(read_artifact(Path(path)).hash for path in others)
+    weights = [load_file(Path(path) / "model.safetensors") for path in (*others, policy.path)]
+    for name, tensor in weights[3].items():
+        mean = sum(one[name].double() for one in weights[:3]) / 3
+        torch.testing.assert_close(tensor.double(), mean, rtol=2**-8, atol=1e-6)  # bfloat16's eight bits
+    assert result["win_rate"] == result["win_rates"]["policy"]
     kinds = {artifact.kind for artifact in list_artifacts(place.artifacts)}
     assert kinds == {"snapshot", "policy", "reward_model", "evaluation", "report", "reference_logprobs"}
 
-    traced = lineage(result["policies"]["round2"], workspace=place)
+    traced = lineage(result["policy"], workspace=place)
     assert not any(link.get("missing") for link in traced["chain"])
     assert {link["kind"] for link in traced["chain"]} >= {"policy", "reward_model", "snapshot"}
     assert traced["simulated"] is True

@@ -19,8 +19,7 @@ STAGES = {
     "round1": "after one round",
     "dpo": "DPO on the first round's answers",
     "round2": "after two rounds",
-    "average": "the average of these three",
-    "policy": "the policy that people chose",
+    "policy": "the average of these three",
 }
 SHOWN = ("base", "sft", "policy")
 
@@ -70,7 +69,6 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         facts(
             {
                 "blind, against SFT": result["win_rate"],
-                "chosen": result["chosen"],
                 "reward model": {**result["reward_model"], "value": result["reward_model"]["accuracy"]},
                 "KL from SFT": f"{result['kl']:.1f} nats per answer",
                 "time": f"{result['seconds']:.0f} s",

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ CONSENSUS = "majority"
 """Every vote alike: the simulated people's biases are the demonstration's, and a finding would only name them."""
 DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 340
-CHOICE = 120
-"""Prompts set aside on which people choose among the policies that the rounds made."""
 FRESH = 600
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
@@ -60,14 +58,7 @@ PPO: dict[str, Any] = {
 }  # fmt: skip
 """With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
 an answer, too dear for an answer to something else that the reward model happens to like."""
-TRAINED = ("round1", "round2", "dpo", "average")
-"""What people choose from."""
-CHOSEN = {
-    "round1": "the first round's",
-    "round2": "the second round's",
-    "dpo": "DPO's",
-    "average": "the average of the others",
-}
+TRAINED = ("round1", "round2", "dpo", "policy")
 DPO: dict[str, Any] = {
     "lr": 1.5e-4, "epochs": 1, "batch_size": 32, "beta": 0.1, "nll": 1.0, "max_length": 192, "warmup": 5,
 }  # fmt: skip
@@ -79,26 +70,25 @@ def demo(
 ) -> dict[str, Any]:
     """Demonstrations -> SFT -> comparisons -> reward model -> PPO; DPO beside it; round again; the three's average.
 
-    The policy that it ends with is the one that simulated people prefer on prompts set aside for that choice.
+    The policy that it ends with is the average of the weights of the others: of both rounds' PPO and of DPO.
 
     Works in `directory` (default: `prefloop-demo`, or the first of `prefloop-demo-2`, ... that is free); an interrupted
     demo goes on when it is given its folder again. Every answer is a simulated person's, and marked so. Returns
-    `seconds`, `gold` {base, sft, round1, round2, dpo, average, policy}, `chosen` (which of them is the policy),
-    `win_rate` {value, low, high, n} and `win_rates` of all four, `reward_model` {accuracy, low, high, n, ece}, `kl`,
-    `report`, `policy`, `policies` (paths), `shows` and `simulated`: True.
+    `seconds`, `gold` {base, sft, round1, round2, dpo, policy}, `win_rate` {value, low, high, n} of the policy against
+    SFT and `win_rates` of all four, `reward_model` {accuracy, low, high, n, ece}, `kl`, `report`, `policy`, `policies`
+    (paths), `shows` and `simulated`: True.
     """
     started = time.monotonic()
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     place = init(_folder(directory))
     say(f"the demo works in {place.root}; every answer in it is a simulated person's")
-    sizes = {"demonstrations": DEMONSTRATIONS, "prompts_per_round": PROMPTS_PER_ROUND, "choice": CHOICE, "fresh": FRESH}
+    sizes = {"demonstrations": DEMONSTRATIONS, "prompts_per_round": PROMPTS_PER_ROUND, "fresh": FRESH}
     settings = {"seed": seed, **sizes, "sft": SFT, "reward_model": REWARD_MODEL, "ppo": PPO, "dpo": DPO}
     stages = Stages(place.artifacts / ".runs" / "demo" / "stages.json", settings, say)
 
-    tasks = task_prompts(DEMONSTRATIONS + 2 * PROMPTS_PER_ROUND + CHOICE, seed)
+    tasks = task_prompts(DEMONSTRATIONS + 2 * PROMPTS_PER_ROUND, seed)
     written = [task.prompt for task in tasks[:DEMONSTRATIONS]]
-    asked = [task.prompt for task in tasks[DEMONSTRATIONS:-CHOICE]]
-    set_aside = [task.prompt for task in tasks[-CHOICE:]]
+    asked = [task.prompt for task in tasks[DEMONSTRATIONS:]]
     stages.do(
         "people write demonstrations",
         lambda: [
@@ -135,33 +125,30 @@ def demo(
     first = one_round(config, 1, sft, asked, place, stages, say)
     dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, first["snapshot"], DPO)["artifact"])
     second = one_round(config, 2, first["policy"], asked, place, stages, say)
-    made = {"round1": first["policy"], "round2": second["policy"], "dpo": dpo}
+    others = {"round1": first["policy"], "round2": second["policy"], "dpo": dpo}
     mean = stages.do(
         "average of the three policies' weights",
-        lambda: average(list(made.values()), kind="policy", workspace=place)["artifact"],
+        lambda: average(list(others.values()), kind="policy", name="policy", workspace=place)["artifact"],
     )
-    policies = {"base": str(BUILTIN), "sft": sft, **made, "average": mean}
-    choice = stages.do("people choose the policy", lambda: _choose(policies, set_aside, seed))
-    chosen = choice["chosen"]
-    measured = stages.do("evaluation on fresh tasks", lambda: _measure(policies, chosen, seed, say))
+    policies = {"base": str(BUILTIN), "sft": sft, **others, "policy": mean}
+    measured = stages.do("evaluation on fresh tasks", lambda: _measure(policies, seed, say))
     seconds = round(sum(stages.seconds.values()), 1)
-    data = _report_data(place, policies, [first, second], choice, measured, stages, settings, seed, seconds)
+    data = _report_data(place, policies, [first, second], measured, stages, settings, seed, seconds)
     page = _write_report(place, data, [read_manifest(Path(p)).hash for k, p in policies.items() if k != "base"], seed)
     say(f"report: {page}  (the demo took {seconds:.0f} s, this call {time.monotonic() - started:.0f} s)")
     return {
         "seconds": seconds,
-        "chosen": chosen,
         "gold": {name: value["value"] for name, value in measured["gold"].items()},
         "gold_intervals": {
             name: {k: value[k] for k in ("value", "low", "high", "n")} for name, value in measured["gold"].items()
         },
-        "win_rate": _interval(measured["win_rates"][chosen]),
+        "win_rate": _interval(measured["win_rates"]["policy"]),
         "win_rates": {name: _interval(value) for name, value in measured["win_rates"].items()},
         "reward_model": {key: second["measured"][key] for key in ("accuracy", "low", "high", "n", "ece")},
         "kl": measured["kl"]["value"],
         "report": str(page),
-        "policy": policies[chosen],
-        "policies": {**policies, "policy": policies[chosen]},
+        "policy": policies["policy"],
+        "policies": policies,
         "shows": measured["shows"],
         "simulated": True,
     }
@@ -178,22 +165,7 @@ def _interval(value: dict[str, Any]) -> dict[str, Any]:
     return {key: value[key] for key in ("value", "low", "high", "n")}
 
 
-def _choose(policies: dict[str, str], prompts: Sequence[str], seed: int) -> dict[str, Any]:
-    """The trained policy that the panel prefers to SFT most often, on prompts that nothing else has used."""
-    messages = [as_messages(prompt) for prompt in prompts]
-    sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
-    answers = {
-        name: [group[0] for group in Policy(policies[name]).answer(messages, 1, sampling, seed=seed + 200 + number)]
-        for number, name in enumerate(("sft", *TRAINED))
-    }
-    people = judges(PANEL, seed)
-    rates = {
-        name: compare_answers(messages, answers[name], answers["sft"], people, seed)["win_rate"] for name in TRAINED
-    }
-    return {"chosen": max(TRAINED, key=lambda name: rates[name]["value"]), "win_rates": rates}
-
-
-def _measure(policies: dict[str, str], chosen: str, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _measure(policies: dict[str, str], seed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Every policy on the same fresh tasks: checkers, and blind comparisons by people nobody has trained on."""
     tasks = task_prompts(FRESH, seed + 1, split="fresh")
     messages = [as_messages(task.prompt) for task in tasks]
@@ -205,18 +177,17 @@ def _measure(policies: dict[str, str], chosen: str, seed: int, say: Callable[[st
         answers[name] = [group[0] for group in policy.answer(messages, 1, sampling, seed=seed + 100 + number)]
     people = judges(fresh_panel(5, seed), seed)
     against = {name: compare_answers(messages, answers[name], answers["sft"], people, seed) for name in TRAINED}
-    solved = {name: gold(tasks, [c.text for c in given], seed) for name, given in answers.items()}
     return {
-        "gold": {**solved, "policy": solved[chosen]},
+        "gold": {name: gold(tasks, [c.text for c in given], seed) for name, given in answers.items()},
         "win_rates": {name: {**value["win_rate"], "against": "sft"} for name, value in against.items()},
-        "length": against[chosen]["length"],
-        "terminated": against[chosen]["terminated"],
-        "kl": divergence(loaded[chosen], loaded["sft"], messages, answers[chosen], seed),
-        "shows": _shows(loaded, chosen),
+        "length": against["policy"]["length"],
+        "terminated": against["policy"]["terminated"],
+        "kl": divergence(loaded["policy"], loaded["sft"], messages, answers["policy"], seed),
+        "shows": _shows(loaded),
     }
 
 
-def _shows(policies: dict[str, Policy], chosen: str) -> list[dict[str, Any]]:
+def _shows(policies: dict[str, Policy]) -> list[dict[str, Any]]:
     """The likeliest answer (temperature 0) of each policy to the three requests that nobody demonstrated."""
     greedy = Sampling(max_new_tokens=ANSWER_TOKENS, temperature=0.0)
     rows: list[dict[str, Any]] = [{"prompt": prompt, "answers": {}, "passed": {}} for prompt in SHOW_PROMPTS]
@@ -227,10 +198,6 @@ def _shows(policies: dict[str, Policy], chosen: str) -> list[dict[str, Any]]:
             row["answers"][name] = text
             if task is not None:
                 row["passed"][name] = check_many([(task.family, task.prompt, text, task.spec)])[0].passed
-    for row in rows:
-        for part in (row["answers"], row["passed"]):
-            if chosen in part:
-                part["policy"] = part[chosen]
     return rows
 
 
@@ -238,7 +205,6 @@ def _report_data(
     place: Workspace,
     policies: dict[str, str],
     rounds: list[dict[str, Any]],
-    choice: dict[str, Any],
     measured: dict[str, Any],
     stages: Stages,
     settings: dict[str, Any],
@@ -246,7 +212,7 @@ def _report_data(
     seconds: float,
 ) -> dict[str, Any]:
     """Everything that the report says, each figure from a stored result."""
-    final = read_manifest(Path(policies[choice["chosen"]]))
+    final = read_manifest(Path(policies["policy"]))
     snapshots = list_artifacts(place.artifacts, "snapshot")
     ppo = [
         {**row, "round": number}
@@ -265,11 +231,11 @@ def _report_data(
             {**row, "answers": _renamed(row["answers"]), "passed": _renamed(row["passed"])} for row in measured["shows"]
         ],
         "gold": _renamed(measured["gold"]),
-        "chosen": "policy" if choice["chosen"] == "round1" else choice["chosen"],
+        "chosen": "average",
         "win_rate": measured["win_rates"]["round1"],
         "round2_win_rate": measured["win_rates"]["round2"],
         "dpo_win_rate": measured["win_rates"]["dpo"],
-        "average_win_rate": measured["win_rates"]["average"],
+        "average_win_rate": measured["win_rates"]["policy"],
         "reward_model": rounds[-1]["measured"],
         "training": {
             "sft": read_metrics(Path(policies["sft"]) / "metrics.jsonl"),
@@ -289,17 +255,14 @@ def _report_data(
             "The demonstrators write hastily: most of their letters and programs lack a part, usually the last.",
             "SFT learns to write as they do; the comparisons say which answers are better, and the policy learns that.",
             "The second round's reward model and policy are trained from SFT on the answers of both rounds.",
-            (
-                f"The policy that the demo ends with is {CHOSEN[choice['chosen']]}: of the four, people preferred it "
-                f"most often to SFT on {CHOICE} prompts set aside for that choice. KL and lengths are this policy's."
-            ),
+            "The demo ends with the average of the weights of both rounds' PPO and of DPO. KL and lengths are its own.",
         ],
     }
 
 
 def _renamed(by_policy: dict[str, Any]) -> dict[str, Any]:
-    """In the report `policy` is the first round's; which of them was chosen stands in the notes."""
-    return {"policy" if name == "round1" else name: value for name, value in by_policy.items() if name != "policy"}
+    """In the report `policy` is the first round's, and what the demo ends with is `average`."""
+    return {{"round1": "policy", "policy": "average"}.get(name, name): value for name, value in by_policy.items()}
 
 
 def _person(profile: Profile) -> dict[str, Any]:
