@@ -42,7 +42,7 @@ CONSENSUS = "majority"
 """Every vote alike: the simulated people's biases are the demonstration's, and a finding would only name them."""
 DEMONSTRATIONS = 600
 PROMPTS_PER_ROUND = 340
-FRESH = 600
+FRESH = 450
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
 
