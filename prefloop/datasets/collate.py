@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.models.template import Encoded
-from prefloop.models.trees import same_prompt, tokens_of
+from prefloop.models.trees import same_prompt, shared_beginning, tokens_of
 
 T = TypeVar("T")
 
@@ -57,16 +57,33 @@ def text_batches(texts: Sequence[Encoded], budget: int, together: int = 1) -> li
     A group that is too large for one micro-batch is cut: its prompt is computed in each of its parts. It is cut only
     between `together` neighbours; those have one prompt.
     """
-    groups: list[list[int]] = []
-    for group in same_prompt(texts[::together]):
-        groups.append([])
-        for first in group:
-            unit = range(first * together, (first + 1) * together)
-            if groups[-1] and tokens_of([texts[j] for j in (*groups[-1], *unit)]) > budget:
-                groups.append([])
-            groups[-1].extend(unit)
+    groups = [
+        part
+        for group in same_prompt(texts[::together])
+        for part in _cut(texts, [range(i * together, (i + 1) * together) for i in group], budget)
+    ]
     parts = micro_batches(groups, lambda group: tokens_of([texts[i] for i in group]), budget)
     return [[i for group in part for i in group] for part in parts]
+
+
+def _cut(texts: Sequence[Encoded], units: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
+    """Units of texts with one prompt in parts of at most `budget` tokens, in one look at each.
+
+    What all of a part begin with in common is the least that one of them shares with the first.
+    """
+    parts: list[list[int]] = []
+    total = shared = 0
+    for unit in units:
+        added = sum(texts[i].length for i in unit)
+        if parts:
+            common = min(shared, shared_beginning([texts[i].ids for i in (parts[-1][0], *unit)]))
+            if total + added - (len(parts[-1]) + len(unit) - 1) * common <= budget:
+                parts[-1].extend(unit)
+                total, shared = total + added, common
+                continue
+        parts.append(list(unit))
+        total, shared = added, shared_beginning([texts[i].ids for i in unit])
+    return parts
 
 
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> list[int]:

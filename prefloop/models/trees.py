@@ -62,7 +62,7 @@ class Forest:
         trees: list[Tree] = []
         places = [(0, 0, 0)] * len(texts)
         for members in same_prompt(texts):
-            root, shared = len(ids), _shared([texts[i].ids for i in members])
+            root, shared = len(ids), shared_beginning([texts[i].ids for i in members])
             ids += texts[members[0]].ids[:shared]
             positions += range(shared)
             for i in members:
@@ -107,10 +107,16 @@ def same_prompt(texts: Sequence[Encoded]) -> list[list[int]]:
     return list(groups.values())
 
 
+def shared_beginning(sequences: Sequence[list[int]]) -> int:
+    """How many ids all sequences begin with alike."""
+    first, last = min(sequences), max(sequences)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
 def tokens_of(texts: Sequence[Encoded]) -> int:
     """Tokens that go through the trunk when these texts are one batch."""
     total = sum(text.length for text in texts)
-    return total - sum((len(g) - 1) * _shared([texts[i].ids for i in g]) for g in same_prompt(texts))
+    return total - sum((len(g) - 1) * shared_beginning([texts[i].ids for i in g]) for g in same_prompt(texts))
 
 
 class Trunk:
@@ -168,17 +174,18 @@ class Trunk:
             else:
                 parts.append([i])
         found: list[Tensor] = []
-        source, done = torch.empty(len(forest.ids), dtype=torch.long), 0
+        source, done = [0] * len(forest.ids), 0
         for part in parts:
-            ids = torch.zeros(len(part), lengths[part[0]], dtype=torch.long)
-            for row, i in enumerate(part):
-                ids[row, : lengths[i]] = torch.tensor(forest.texts[i].ids)
+            width = lengths[part[0]]
+            ids = torch.tensor([[*forest.texts[i].ids, *[0] * (width - lengths[i])] for i in part])
+            for i in part:
+                root, shared, branch = forest.places[i]
                 # Every text has its copy of a shared beginning; they are equal, and the last one's is read.
-                here = torch.tensor(forest.place(i, 0, lengths[i]))
-                source[here] = done + row * ids.shape[1] + torch.arange(lengths[i])
+                source[root : root + shared] = range(done, done + shared)
+                source[branch : branch + lengths[i] - shared] = range(done + shared, done + lengths[i])
+                done += width
             found.append(run(ids.to(self.full.device)).flatten(0, 1))
-            done += ids.numel()
-        return torch.cat(found)[source.to(self.full.device)]
+        return torch.cat(found)[torch.tensor(source, device=self.full.device)]
 
     @torch.no_grad()
     def _can_share(self) -> bool:
@@ -317,9 +324,3 @@ def _hidden(
 
 
 AttentionInterface.register(ATTENTION, attend)
-
-
-def _shared(sequences: Sequence[list[int]]) -> int:
-    """How many ids all sequences begin with alike."""
-    first, last = min(sequences), max(sequences)
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

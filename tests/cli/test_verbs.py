@@ -229,7 +229,7 @@ def test_bad_input_to_training(
         (["train", "sft"], "give --data FILE"),
         (["evaluate", "x"], "--comparisons"),
         (["sample", "--policy", "builtin", "--ask", "comparison"], "--per-prompt 2"),
-        (["runs", "--stop", "nope"], "running: none"),
+        (["runs", "--stop", "nope"], "no running run is named 'nope'; there is: none"),
         (["report"], "prefloop demo"),
     ],
 )

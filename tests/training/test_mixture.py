@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from prefloop.artifacts.folder import read_manifest
+from prefloop.datasets.collate import cycled
 from prefloop.errors import InputError
 from prefloop.training import online
 from prefloop.training.metrics import Means
@@ -45,7 +46,7 @@ def test_a_demonstrations_gradient_is_added_to_the_rewards(
         optimizer, means = Optimizer(parameters, Schedule(0.0, 1, 0, "constant")), Means()
         monkeypatch.setattr(optimizer, "step", lambda what: (found.append([p.grad.clone() for p in parameters]), {})[1])
         monkeypatch.setattr(roles, "mixture", mixture)
-        online._update(algorithm, optimizer, rollout, [[i] for i in range(6)], means, budget)
+        online._update(algorithm, optimizer, rollout, range(6), means, budget)
         optimizer.discard()
         return means
 
@@ -53,7 +54,7 @@ def test_a_demonstrations_gradient_is_added_to_the_rewards(
     logged = step(mixture, 10**6).read()
     step(mixture, 1)
     step(None, 10**6)
-    chosen = [mixture.rows[i] for i in online.cycled(len(mixture.rows), 3, 0, run.settings.seed)]
+    chosen = [mixture.rows[i] for i in cycled(len(mixture.rows), 3, 0, run.settings.seed)]
     losses = []
     for row in chosen:
         ids = torch.tensor([row.text.ids])
