@@ -102,11 +102,12 @@ def learn_classifier(folder: Path, labelled: Sequence[dict[str, Any]], held_out:
     return found
 
 
-def reviews(split: str) -> Iterator[dict[str, Any]]:
+def reviews(*labels: str) -> Iterator[dict[str, Any]]:
+    """Those with one of the labels pos, neg and unsup (none)."""
     with lzma.open(DATA / "text" / "imdb.jsonl.xz", "rt", encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
-            if row["split"] == split:
+            if row["label"] in labels:
                 yield {**row, "text": " ".join(row["text"].replace("<br />", " ").split())}
 
 
@@ -174,7 +175,7 @@ def main(seed: int, out: Path, tiny: bool) -> None:
         return place
 
     if not (out / "classifier" / "measured.json").is_file():
-        labelled = list(reviews("train"))
+        labelled = list(reviews("pos", "neg"))
         found = learn_classifier(out / "classifier", labelled[::20] if tiny else labelled, sizes["held_out"])
         print(f"classifier: {found['accuracy']}", flush=True)
     truth = Sentiment(str(out / "classifier"))
