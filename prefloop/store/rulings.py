@@ -41,6 +41,10 @@ class Ruling:
     """A lead's pseudonymous id, or `operator` for the command line."""
     at: datetime
 
+    def covers(self, findings: Iterable[str]) -> bool:
+        """Whether a lead has decided about all of these."""
+        return self.decision == "exclude" or self.findings.issuperset(findings)
+
 
 def rule(store: Store, annotator: str, decision: Decision, findings: Iterable[str] = (), *, by: str = OPERATOR) -> None:
     """Note what a lead decided about somebody's answers. `findings`: the names of those that the lead saw.

@@ -75,6 +75,17 @@ def text_of(form: Mapping[str, Any], name: str, most: int = 10_000, default: str
     return value
 
 
+def texts_of(form: Mapping[str, Any], name: str, most: int = 1000) -> list[str]:
+    """Every value of a field that may be there several times, in the order in which they came."""
+    items = form.multi_items() if isinstance(form, FormData) else form.items()
+    given = [value for field, value in items if field == name and isinstance(value, str)]
+    for value in given:
+        check_storable(value, name)
+        if len(value) > most:
+            raise InputError(f"{name} may have {most:,} characters, got {len(value):,}")
+    return given
+
+
 def whole_number(form: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
     """One field with a whole number from `low` to `high`; `default` where it is left empty."""
     given = text_of(form, name, 30)

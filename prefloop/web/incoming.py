@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,19 @@ class Incoming:
 
 
 def take_questions(
-    store: Store, file: Path, kind: str, overlap: int, source: str, *, most: int | None = None, by: str
+    store: Store,
+    file: Path,
+    kind: str,
+    overlap: int,
+    source: str,
+    *,
+    most: int | None = None,
+    audience: Sequence[str] = (),
+    by: str,
 ) -> Incoming:
     """Ask one question per good row of `file`. `kind` "auto" goes by the number of completions.
+
+    audience: roles and annotators' ids, who alone are asked; none: everybody.
 
     Raises InputError where the file cannot be read or not one row is good; the message names the first problem.
     """
@@ -48,6 +58,8 @@ def take_questions(
     for line, row in read_rows(file):
         found.rows += 1
         item = row if isinstance(row, Reject) else _item(row, kind, overlap, most)
+        if isinstance(item, Item) and audience:
+            item = replace(item, audience=audience)
         if isinstance(item, Reject):
             if len(found.problems) < SHOWN_PROBLEMS:
                 found.problems.append(f"row {line}: {item.detail}")

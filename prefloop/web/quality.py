@@ -18,6 +18,7 @@ from typing import Any
 from prefloop.quality.report import NAME
 from prefloop.store.database import Store
 from prefloop.store.reports import Report, answers_since, moment, newest_report
+from prefloop.store.rulings import rulings
 
 logger = logging.getLogger("prefloop.web")
 
@@ -63,6 +64,15 @@ class Quality:
                 busy = self._begin()
             newer = answers_since(self.store, old) if old and old.answer != now.answer else 0
             return Shown(report=self._known, newer=newer, busy=busy, failed=self._failed)
+
+    def asking(self) -> int:
+        """How many annotators have findings that no lead has ruled on yet, as far as the newest report knows."""
+        with self._lock:
+            self._known = newest_report(self.store, NAME, self._known)
+            found = self._known.value["annotators"] if self._known else []
+        flagged = [one for one in found if one["flags"]]
+        ruled = rulings(self.store) if flagged else {}
+        return sum(one["id"] not in ruled or not ruled[one["id"]].covers(one["flags"]) for one in flagged)
 
     def refresh(self) -> None:
         """Begin the next report now; one that is being made goes on, and another one follows when it is looked at."""

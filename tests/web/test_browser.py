@@ -172,10 +172,17 @@ def test_a_passage_is_marked_on_the_rendered_text(chromium: Browser, site: Site,
     page.locator("#rendered strong").dblclick()
     page.keyboard.press("m")
     page.fill("#marks input", "of Norway only")
+    page.keyboard.press("Escape")  # out of the field, so that keys are keys again
+    page.evaluate(
+        "() => { const [p] = document.querySelectorAll('#rendered p'); const range = document.createRange();"
+        " range.setStart(p.firstChild, 3); range.setEnd(p.childNodes[2], 4); getSelection().addRange(range); }"
+    )
+    page.keyboard.press("m")
     page.click("[data-action=save]")
     page.wait_for_selector("#task[data-kind=none]")
     (row,) = answers(desk_store)
-    (span,) = row.raw["spans"]
+    span, over = row.raw["spans"]
+    assert text[over["start"] : over["end"]] == over["quote"] == "Oslo is *not* the"
     assert text[span["start"] : span["end"]] == "capital"
     assert span["start"] == text.rindex("capital")
     assert span["comment"] == "of Norway only"

@@ -117,6 +117,17 @@ def test_answers_given_elsewhere_come_in_as_such(app: FastAPI, desk_store: Store
     assert (row.source, row.annotator.partition(":")[0]) == ("old.jsonl", "imported")
 
 
+def test_who_may_answer_is_chosen_when_questions_come_in(app: FastAPI, desk_store: Store) -> None:
+    client = browser(app, desk_store, person(desk_store, "lead", "lead"))
+    ada, bo = person(desk_store, "ada", "annotator"), person(desk_store, "bo", "annotator")
+    judge = person(desk_store, "judge", "adjudicator")
+    form = {"as": "questions", "kind": "auto", "pasted": "prompt,completion_a,completion_b\nOne?,x,y\n"}
+    refused = client.post("/lead/import", data=form | {"audience": [ada, "the whole world"]})
+    assert (refused.status_code, "the whole world" in refused.text) == (422, True)
+    assert "1 of 1 rows" in client.post("/lead/import", data=form | {"audience": [ada, "adjudicator"]}).text
+    assert [len(lease(desk_store, who)) for who in (bo, ada, judge)] == [0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -13,6 +13,7 @@ from prefloop.store.database import Store
 from prefloop.store.erasure import erase_subject
 from prefloop.store.queue import lease
 from prefloop.store.reports import Moment, answers_since, keep_report, moment, newest_report
+from prefloop.store.rulings import rule
 from prefloop.store.submissions import Submission, submit
 from prefloop.web import quality
 from prefloop.web.quality import worst_first
@@ -110,6 +111,29 @@ def test_a_process_that_dies_leaves_the_old_report_and_is_begun_again(
     shown = client.get("/lead/agreement").text
     assert "did not succeed" not in shown
     assert "newer answer" not in shown
+
+
+def test_findings_ask_a_lead_until_one_has_decided(app: FastAPI, desk_store: Store) -> None:
+    client = browser(app, desk_store, person(desk_store, "lead", "lead"))
+    ada = person(desk_store, "ada", "annotator")
+    questions_of(desk_store, "approval")
+    found = {"annotators": [{"id": ada, "flags": ["fast"]}, {"id": "x", "flags": []}]}
+
+    def asked() -> bool:
+        app.state.prefloop.figures.clear()
+        return "1 annotator has findings that nobody has looked at" in client.get("/lead").text
+
+    assert not asked()
+    keep_report(desk_store, NAME, Moment(event=10**6, answer=0), 1.0, found)
+    assert asked()
+    rule(desk_store, ada, "keep", ["position"])
+    assert asked(), "what was decided was something else"
+    rule(desk_store, ada, "keep", ["fast"])
+    assert not asked()
+    rule(desk_store, ada, "as_found")
+    assert asked()
+    rule(desk_store, ada, "exclude")
+    assert not asked()
 
 
 def test_those_with_findings_come_first(monkeypatch: pytest.MonkeyPatch) -> None:

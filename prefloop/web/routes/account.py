@@ -16,7 +16,8 @@ from prefloop.store.sessions import check_password, end_session, session_owner, 
 from prefloop.store.tokens import create_token, revoke_token, tokens
 from prefloop.web.access import Anyone, MemberPage, session_secret
 from prefloop.web.attempts import Attempts
-from prefloop.web.bodies import read_form, text_of
+from prefloop.web.bodies import read_form, text_of, texts_of
+from prefloop.web.charts import columns
 from prefloop.web.consent import CONSENT_VERSION, PURPOSES
 from prefloop.web.reading import own_figures, sensitive_tags
 from prefloop.web.rendering import page
@@ -160,7 +161,8 @@ def _me(request: Request, annotator: str, fresh: str | None = None) -> Response:
     return page(
         request,
         "me.html",
-        figures=own_figures(store, annotator),
+        figures=(figures := own_figures(store, annotator)),
+        chart=columns("mine", "Your answers per day, the last 14 days", figures.days),
         purposes=PURPOSES,
         given=consents(store, annotator),
         tags=sorted({*sensitive_tags(store), *refused(store, annotator)} - {"*"}),
@@ -173,14 +175,8 @@ def _me(request: Request, annotator: str, fresh: str | None = None) -> Response:
 @router.post("/me/refusals")
 def refusals(request: Request, who: MemberPage, form: Form) -> Response:
     """Which content warnings one does not want to see."""
-    chosen = [value for name, value in _all(form) if name == "refuse"]
-    set_refusals(state_of(request).store, who.annotator, chosen)
+    set_refusals(state_of(request).store, who.annotator, texts_of(form, "refuse"))
     return see("/me", "saved")
-
-
-def _all(form: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    items = form.multi_items() if hasattr(form, "multi_items") else form.items()
-    return [(str(name), value) for name, value in items]
 
 
 @router.post("/me/tokens")

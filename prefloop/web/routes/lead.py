@@ -18,15 +18,17 @@ from prefloop.records import QUESTION_KINDS, QuestionKind
 from prefloop.snapshots.answer_rows import IMPORT_KINDS
 from prefloop.snapshots.export import FORMATS, export
 from prefloop.snapshots.importing import import_file
+from prefloop.store.accounts import people
 from prefloop.store.asking import queue_options, set_queue_options
 from prefloop.store.backup import record_file
 from prefloop.store.corrections import adjudicate
 from prefloop.store.counting import counts
+from prefloop.store.database import Store
 from prefloop.store.feedback import AnswerRow, add_guideline, answers
 from prefloop.store.privacy import NOT_COVERED, without_consent
 from prefloop.store.rulings import DECISIONS, rule, rulings
-from prefloop.web.access import JudgePage, LeadPage, ReaderPage
-from prefloop.web.bodies import json_body, read_form, text_of, upload_of, whole_number
+from prefloop.web.access import WORKERS, JudgePage, LeadPage, ReaderPage
+from prefloop.web.bodies import json_body, read_form, text_of, texts_of, upload_of, whole_number
 from prefloop.web.charts import bar, columns, interval
 from prefloop.web.consent import PURPOSES
 from prefloop.web.incoming import pasted_file, take_questions, temporary_folder, uploaded_file
@@ -77,6 +79,7 @@ def _progress(state: State, rate: str) -> dict[str, Any]:
         "days": days,
         "chart": columns("days", "Answers per day, the last 30 days", days),
         "people": state.recent("people", 5.0, lambda: people_progress(store)),
+        "asking": state.recent("asking", 5.0, state.quality.asking),
         "rate": hourly,
         "bar": bar,
         "names": KIND_NAMES,
@@ -101,7 +104,8 @@ def import_page(request: Request, who: LeadPage) -> Response:
 
 
 def _import(request: Request, status: int = 200, **said: Any) -> Response:
-    given = {"wrong": None, "result": None, "pasted": "", "queue": queue_options(state_of(request).store)} | said
+    store = state_of(request).store
+    given = {"wrong": None, "result": None, "pasted": "", "chosen": (), "queue": queue_options(store)} | said
     return page(
         request,
         "import.html",
@@ -109,8 +113,16 @@ def _import(request: Request, status: int = 200, **said: Any) -> Response:
         kinds=QUESTION_KINDS,
         names=KIND_NAMES,
         answer_kinds=IMPORT_KINDS,
+        who_may=_who_may(store),
         **given,
     )
+
+
+def _who_may(store: Store) -> dict[str, str]:
+    """Whom a question may be kept for, role or id -> words: roles whose holders answer, then people."""
+    answering = set(WORKERS)
+    named = [one for one in people(store) if one.active and one.roles & answering]
+    return {role: f"everybody with the role {role}" for role in WORKERS} | {one.id: one.name for one in named}
 
 
 @router.post("/lead/import")
@@ -129,6 +141,9 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
             raise InputError(f"kind must be auto or one of {', '.join(QUESTION_KINDS)}, got {kind!r}")
         overlap = whole_number(form, "overlap", 1, 1000, 2)
         most = whole_number(form, "most", 0, 1000, 0) or None
+        audience = texts_of(form, "audience")
+        if strange := set(audience) - set(_who_may(state.store)):
+            raise InputError(f"who may answer: roles or people of this project, got {min(strange)!r:.60}")
         with temporary_folder() as name:
             folder = FilePath(name)
             if upload is not None:
@@ -139,7 +154,9 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
                 raise InputError("choose a file, or paste some rows")
             named = source or (FilePath(upload.filename or "").name[:200] if upload else "pasted")
             if what == "questions":
-                result = take_questions(state.store, file, kind, overlap, named, most=most, by=who.annotator)
+                result = take_questions(
+                    state.store, file, kind, overlap, named, most=most, audience=audience, by=who.annotator
+                )
                 words = f"{result.asked:,} of {result.rows:,} rows are questions now."
                 problems = result.problems
             else:
@@ -147,7 +164,8 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
                 words = f"{taken.imported:,} answers are in, {taken.rejected:,} rows were left out."
                 problems = [f"{reason}: {n:,} rows" for reason, n in taken.reasons.items()]
     except InputError as error:
-        return _import(request, 422, wrong=str(error).replace(tempfile.gettempdir(), ""), pasted=pasted)
+        said = {"wrong": str(error).replace(tempfile.gettempdir(), ""), "pasted": pasted}
+        return _import(request, 422, chosen=texts_of(form, "audience"), **said)
     state.figures.clear()
     return _import(request, result=words, problems=problems)
 

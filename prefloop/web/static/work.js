@@ -59,14 +59,10 @@
       need: "Put them in your order first, or press save again if it is right as it stands.",
     },
     rating: {
-      read: () => {
-        const scores = {};
-        for (const one of $$(".criterion")) {
-          const chosen = one.querySelector("input:checked");
-          if (!chosen) return null;
-          scores[one.dataset.criterion] = Number(chosen.value);
-        }
-        return { scores };
+      read: () => ($$(".criterion").every((one) => one.querySelector("input:checked")) ? kinds.rating.draft() : null),
+      draft: () => {
+        const chosen = $$(".criterion").filter((one) => one.querySelector("input:checked"));
+        return { scores: Object.fromEntries(chosen.map((one) => [one.dataset.criterion, Number(one.querySelector("input:checked").value)])) };
       },
       write: (v) => {
         for (const [name, score] of Object.entries(v.scores)) {
@@ -171,7 +167,7 @@
       $("#count").textContent = n === 1 ? "1 word" : `${n} words`;
     }
     if (event && store) {
-      const value = kind.read() ?? {};
+      const value = (kind.draft ?? kind.read)() ?? {};
       const note = $("#note").value.trim();
       if (note) value.note = note;
       try {
@@ -378,6 +374,19 @@
     }
   }
 
+  // Where a rendered passage stands in its source, formatting marks inside it included: letter by letter, both in order.
+  function along(rendered, source, from, to) {
+    let at = 0, start = -1;
+    for (let n = 0; n < to; n += 1) {
+      if (/\s/.test(rendered[n])) continue;
+      const next = source.indexOf(rendered[n], at);
+      if (next === -1) return null;
+      if (n >= from && start === -1) start = next;
+      at = next + 1;
+    }
+    return start === -1 ? null : [start, at];
+  }
+
   const points = (text) => Array.from(text).length; // Python counts code points, JavaScript UTF-16 units
 
   function mark() {
@@ -395,9 +404,10 @@
     for (let at = rendered.indexOf(quote); at !== -1 && at < offset; at = rendered.indexOf(quote, at + 1)) nth += 1;
     let at = source.indexOf(quote);
     while (nth > 0 && at !== -1) { at = source.indexOf(quote, at + 1); nth -= 1; }
-    if (at === -1) return say("This passage goes over formatting. Mark a shorter one.", "bad");
-    const start = points(source.slice(0, at));
-    marks.push({ start, end: start + points(quote), quote, comment: "" });
+    const found = at === -1 ? along(rendered, source, offset, offset + quote.length) : [at, at + quote.length];
+    if (!found) return say("This passage cannot be found in the source. Mark a shorter one.", "bad");
+    const start = points(source.slice(0, found[0])), marked = source.slice(...found);
+    marks.push({ start, end: start + points(marked), quote: marked, comment: "" });
     ranges.push(range.cloneRange());
     chosen.removeAllRanges();
     showMarks();
