@@ -16,6 +16,7 @@
   const draftName = () => `prefloop:draft:${area.dataset.who}:${task.dataset.question}:${task.dataset.post}`;
   const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join("");
   const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+  const touch = matchMedia("(hover: none) and (pointer: coarse)").matches;
   const keysOn = () => document.querySelector("#keys-on")?.checked ?? true;
 
   // What each kind says (null: not yet enough), and how something said before is put back.
@@ -32,7 +33,7 @@
         const found = $$("input[name=choice]").find((one) => one.value === wanted);
         if (found) found.checked = true;
       },
-      words: () => $("input[name=choice]:checked")?.dataset.words ?? "Choose from 1, A much better, to 7, B much better",
+      words: () => $("input[name=choice]:checked")?.dataset.words ?? (touch ? "The larger the circle, the clearer" : "Choose from 1, A much better, to 7, B much better"),
       need: "Choose one first.",
     },
     ranking: {
@@ -234,6 +235,7 @@
     sessionStorage.setItem("prefloop:last", said.id);
     const words = `Saved at ${clock(said.saved_at)}`;
     if (said.go) { sessionStorage.setItem("prefloop:said", words); location.assign(said.go); return; }
+    document.querySelector(".notice")?.remove();
     area.innerHTML = said.next;
     begin();
     say(said.today ? `${words} · ${said.today} today` : words, "good");
