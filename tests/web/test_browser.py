@@ -497,7 +497,7 @@ def test_each_payload_in_every_other_field(chromium: Browser, site: Site, desk_s
         (question,) = ask(desk_store, [pair])
         for one in (who, other):
             said_about(desk_store, one, payload)
-        create_token(desk_store, payload[:180] + f" {number}", "viewer")
+        create_token(desk_store, f"{payload[:160]} token {number}", "viewer")
         ruling.goto(f"{site.url}/lead/review/{question}")
         attacked(ruling, seen, f"side by side: {payload}")
     for url in PAYLOADS[fifth::5]:
