@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     )
     from prefloop.workflows.quality import measure_quality, rule_on
     from prefloop.workflows.report import report
-    from prefloop.workflows.rewards import average, label_what_is_sure
+    from prefloop.workflows.rewards import adapt, average, label_what_is_sure
     from prefloop.workflows.runs import runs
     from prefloop.workflows.sampling import sample
     from prefloop.workflows.serving_app import serve
@@ -48,6 +48,7 @@ _HOME = {
     "rule_on": "quality",
     "snapshot": "data",
     "report": "report",
+    "adapt": "rewards",
     "average": "rewards",
     "label_what_is_sure": "rewards",
     "lineage": "lineage",
@@ -92,6 +93,7 @@ __all__ = [
     "compare",
     "sweep",
     "report",
+    "adapt",
     "average",
     "label_what_is_sure",
     "lineage",

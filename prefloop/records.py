@@ -148,6 +148,7 @@ EXPECTED_DROPS = frozenset(
         "nothing to compare with",
         "no approval",
         "no ranking",
+        "alone of its annotator",
     }
 )
 """Reasons that say nothing against the rows: they are counted like any other, but not held against `max_dropped`."""

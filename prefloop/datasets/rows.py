@@ -12,6 +12,7 @@ from prefloop.models.template import Encoded, Template
 from prefloop.models.trees import tokens_of
 from prefloop.records import Comparison, Demonstration, Feedback, Ledger, Messages, Rewarded, prompt_id, split_of
 from prefloop.snapshots.formats import (
+    annotator_of,
     load_comparisons,
     load_demonstrations,
     load_prompts,
@@ -107,6 +108,31 @@ def comparison_rows(
     train, test = split_rows(load_comparisons, source, ledger, test_share, max_dropped)
     encoded = [[encode_comparison(item, template, max_length, ledger) for item in side] for side in (train, test)]
     return kept(encoded[0]), kept(encoded[1])
+
+
+def annotated_rows(
+    source: Path, template: Template, max_length: int, ledger: Ledger, *, test_share: float, max_dropped: float
+) -> tuple[dict[str, list[PairRow]], dict[str, list[PairRow]]]:
+    """(train rows, held-out rows) of comparisons, by annotator.
+
+    A snapshot brings its own split; of any other file a share of the annotators is held out with all that they said. A
+    row of nobody, or of several people together, is dropped as "no single annotator".
+    """
+    load = partial(load_comparisons, by_annotator=True)
+    sides = split_rows(load, source, ledger, 0.0, max_dropped)
+    found: tuple[dict[str, list[PairRow]], dict[str, list[PairRow]]] = ({}, {})
+    for side, items in zip(found, sides, strict=True):
+        for item in items:
+            who = annotator_of(item.columns)
+            row = None if who is None else encode_comparison(item, template, max_length, ledger)
+            if who is None:
+                ledger.drop("no single annotator")
+            elif row is not None:
+                side.setdefault(who, []).append(row)
+    if not source.is_dir():
+        held_out = [who for who in found[0] if split_of([{"role": "user", "content": who}], test_share) == "test"]
+        found[1].update({who: found[0].pop(who) for who in held_out})
+    return found
 
 
 def rewarded_rows(

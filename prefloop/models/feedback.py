@@ -22,6 +22,8 @@ HEADS_KEY = "prefloop_heads"
 """Further heads: `{name: {"weight": [d numbers], "bias": number}}`; an ensemble's members are called `member:0`, ..."""
 TEMPERATURE_KEY = "prefloop_temperature"
 """P(a is preferred to b) = sigmoid((score(a) - score(b)) / T)."""
+ADAPTATION_KEY = "prefloop_adaptation"
+"""How the head adapts to somebody's comparisons (maml): `{"steps": n, "rates": [d numbers]}`."""
 MEMBER = "member:"
 RATE = 20.0
 """These few numbers move so many times faster than the weights under one learning rate."""

@@ -150,11 +150,16 @@ class ScoreHead:
 
     def score(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         """The score of each state."""
-        # In float32: bfloat16 has eight bits, and the difference of two scores is what matters.
+        return torch.nn.functional.linear(hidden.float(), self.weight[None])[..., 0] + self.bias
+
+    @property
+    def weight(self) -> Float[Tensor, "d"]:
+        """What a state is multiplied by, in float32: bfloat16 has eight bits, and the difference of scores matters."""
         head = self.model.score
         if hasattr(head, "modules_to_save"):
             head = head.modules_to_save[head.active_adapters[0]]
-        return torch.nn.functional.linear(hidden.float(), head.weight.float())[..., 0] + self.bias
+        weight: Tensor = head.weight[0].float()
+        return weight
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -48,8 +48,8 @@ __all__ = [
 
 Split = Literal["train", "test"]
 Noun = TypeVar("Noun")
-Sides = tuple[Messages, str, str | None]
-"""Prompt, first text, second text: what makes two rows the same. A prompt alone: no two rows are."""
+Sides = tuple[Messages, str, str | None] | tuple[Messages, str, str | None, str]
+"""Prompt, first text, second text (and whose): what makes two rows the same. A prompt alone: no two rows are."""
 
 DIVERGES = "diverges before the last turn"
 """The two conversations part before the last answer, so that there is no one prompt for both."""
@@ -378,19 +378,31 @@ def load_comparisons(
     test_share: float = 0.1,
     max_dropped: float = 0.05,
     progress: Progress | None = None,
+    by_annotator: bool = False,
 ) -> tuple[list[Comparison], Ledger]:
     """The comparisons of a snapshot folder, a file or a hub dataset, and the ledger of every row.
 
     A snapshot has its split in two files; elsewhere `split` is decided per prompt (records.split_of), and rows of the
     other side are in the ledger as "other split". Repeats are dropped as "duplicate". Of a pair that appears both
-    ways round the first is kept and each later one is "swapped".
+    ways round the first is kept and each later one is "swapped". `by_annotator`: the same pair again from somebody else
+    is no repeat (`annotator_of`), whatever they say of it.
 
     Raises InputError when the source cannot be read, holds no rows, or none can be used (exit 2); RunError when more
     than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
     """
-    return load_rows(
-        path, parse_comparison, lambda c: (c.prompt, c.chosen, c.rejected), split, test_share, max_dropped, progress
-    )
+
+    def same(c: Comparison) -> Sides:
+        whose = annotator_of(c.columns) if by_annotator else None
+        return c.prompt, c.chosen, c.rejected, whose or ""
+
+    return load_rows(path, parse_comparison, same, split, test_share, max_dropped, progress)
+
+
+def annotator_of(columns: Mapping[str, Any]) -> str | None:
+    """Who said it: the column `annotator`, or the only one of `annotators`; None where that is nobody, or several."""
+    several = columns.get("annotators")
+    name = several[0] if isinstance(several, list) and len(several) == 1 else columns.get("annotator")
+    return str(name) if isinstance(name, str | int) and str(name).strip() else None
 
 
 def load_demonstrations(

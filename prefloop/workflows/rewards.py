@@ -1,10 +1,11 @@
-"""What is made of models after their training: the average of several, and labels that a reward model is sure of."""
+"""What is made of models after their training: an average, one person's reward model, and labels that one is sure of."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,12 @@ from prefloop.artifacts.folder import MANIFEST, read_artifact, write_artifact
 from prefloop.datasets.feedback import samples_of
 from prefloop.errors import InputError
 from prefloop.evaluation.calibration import fit_temperature
+from prefloop.functional.adaptation import adapted_head
 from prefloop.labelers.confident import confident_pairs
 from prefloop.models.device import pick_device, pick_dtype
-from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
-from prefloop.models.load import BIAS_KEY
+from prefloop.models.feedback import ADAPTATION_KEY, ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
+from prefloop.models.load import BIAS_KEY, save_model
+from prefloop.records import content_hash
 from prefloop.rewards.learned import LearnedReward
 from prefloop.snapshots.formats import load_comparisons
 from prefloop.workflows.places import Place, workspace_or_none
@@ -96,6 +99,59 @@ def _reward_config(folders: Sequence[Path], folder: Path, comparisons: str | Pat
     write_json(folder / "config.json", {**kept, TEMPERATURE_KEY: 1.0})
     if comparisons is not None:
         write_json(folder / "config.json", {**kept, TEMPERATURE_KEY: _temperature(folder, comparisons, device)})
+
+
+def adapt(
+    model: str,
+    comparisons: str | Path,
+    *,
+    name: str = "adapted",
+    out: str | Path | None = None,
+    device: str = "auto",
+    workspace: Place = None,
+) -> dict[str, Any]:
+    """One person's reward model, from one that `train maml` made and a few of their comparisons (a file).
+
+    The head takes the steps that it was trained to take; the trunk stays. That is a forward pass over the comparisons.
+    Returns {"artifact", "hash", "comparisons"}. Raises InputError for a model that was not made by maml.
+    """
+    place = workspace_or_none(workspace)
+    if out is None and place is None:
+        raise InputError("say where the adapted model goes: out=DIR, or work in a workspace")
+    folder = Path(model_at(model, "reward_model", place))
+    where = pick_device(device)
+    reward = LearnedReward(folder, pick_dtype("auto", where), where)
+    how = getattr(reward.head.model.config, ADAPTATION_KEY, None)
+    if how is None:
+        raise InputError(f"{model} was not made to be adapted; that is what prefloop train maml makes")
+    pairs, ledger = load_comparisons(comparisons)
+    prompts = [pair.prompt for pair in pairs]
+    chosen, rejected = (
+        torch.from_numpy(reward.states(prompts, texts)).float()
+        for texts in ([p.chosen for p in pairs], [p.rejected for p in pairs])
+    )
+    label, weight = (torch.tensor([getattr(p, column) for p in pairs]) for column in ("label", "weight"))
+    head, rates = reward.head.weight.detach().cpu(), torch.tensor(how["rates"])
+    head = adapted_head(head, chosen - rejected, label, weight, rates, int(how["steps"]))
+
+    def fill(target: Path) -> None:
+        with torch.no_grad():
+            reward.head.model.score.weight.copy_(head[None])
+        save_model(reward.head.model, reward.template.tokenizer, target)
+
+    artifact = write_artifact(
+        place.artifacts if place is not None else Path(str(out)).parent,
+        "reward_model",
+        name,
+        fill,
+        settings={"adapt": str(model), "comparisons_sha256": content_hash([asdict(pair) for pair in pairs])},
+        parents=[read_artifact(folder).hash] if (folder / MANIFEST).is_file() else [],
+        seeds={},
+        metrics={},
+        extra={"ledger": ledger.as_dict()},
+        at=Path(out) if out is not None else None,
+    )
+    return {"artifact": str(artifact.path), "hash": artifact.hash, "comparisons": len(pairs)}
 
 
 def label_what_is_sure(
