@@ -2,11 +2,12 @@
 
 DPO with another model of what people prefer: not the completion with the higher reward, but the one with less regret,
 whose advantages under the best policy, alpha log pi of each token, add up to more. Two changes follow: no reference is
-needed, and `bias` keeps a policy from pleasing by making both completions unlikely.
+needed, and `bias` keeps a policy from pleasing by making both completions unlikely. A ranking is all of its pairs.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prefloop.datasets.rows import PairRow, comparison_rows
+from prefloop.datasets.feedback import Compared, FeedbackRow, Ranked, feedback_rows
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Template
+from prefloop.records import Ledger
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.reference import reference_logprobs
@@ -53,7 +55,7 @@ def regret_loss(chosen: Float[Tensor, "n"], rejected: Float[Tensor, "n"], bias: 
 
 
 class CPL:
-    """Rows are pairs; the loss has one value per pair."""
+    """Rows are comparisons, or rankings of the completions of one prompt; the loss has one value per row."""
 
     name = "cpl"
 
@@ -64,46 +66,59 @@ class CPL:
         self.template = Template(self.tokenizer)
         assert inputs.data is not None
         longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = comparison_rows(
-            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
+        sides = feedback_rows(
+            [inputs.data],
+            self.template,
+            longest,
+            inputs.ledger,
+            test_share=s.test_share,
+            max_dropped=s.max_dropped,
         )
+        self.train_rows, self.eval_rows = (_ordered(side, inputs.ledger) for side in sides)
         self.model = trained_policy(inputs.policy, s)
         self.logprobs = CompletionLogprobs(self.model, run.log)
         self._reference: dict[int, Tensor] = {}
         if config.reference:
-            used = [*self.train_rows, *self.eval_rows]
-            texts = [text for row in used for text in (row.chosen, row.rejected)]
-            sums = [self._sums(found[None]) for found in reference_logprobs(self.logprobs, texts, run, inputs)]
-            self._reference = {id(row): torch.cat(sums[2 * i : 2 * i + 2]) for i, row in enumerate(used)}
+            texts = [text for row in (*self.train_rows, *self.eval_rows) for text in row.texts]
+            found = reference_logprobs(self.logprobs, texts, run, inputs)
+            self._reference = {id(text): self._sums(each[None])[0] for text, each in zip(texts, found, strict=True)}
 
-    def length(self, row: PairRow) -> int:
+    def length(self, row: FeedbackRow) -> int:
         return row.length
 
-    def weight(self, row: PairRow) -> float:
+    def weight(self, row: FeedbackRow) -> float:
         return row.weight
 
-    def identity(self, row: PairRow) -> str:
+    def identity(self, row: FeedbackRow) -> str:
         return row.identity
 
-    def loss(self, rows: Sequence[PairRow]) -> Loss:
-        """One value per pair, with the consensus as a soft label."""
-        logprobs, _ = self.logprobs.of([r.chosen for r in rows] + [r.rejected for r in rows])
-        sums = torch.stack(self._sums(logprobs).chunk(2), dim=1)
+    def loss(self, rows: Sequence[FeedbackRow]) -> Loss:
+        """The mean over a row's pairs; of a comparison there is one, with the consensus as a soft label."""
+        texts = [text for row in rows for text in row.texts]
+        sums = self._sums(self.logprobs.of(texts)[0])
         if self.config.reference:
-            sums = sums - torch.stack([self._reference[id(row)] for row in rows]).to(self.device)
-        advantages = self.config.alpha * sums
-        chosen, rejected = advantages.unbind(1)
-        label, weight = (torch.tensor([getattr(r, n) for r in rows], device=self.device) for n in ("label", "weight"))
-        bias = self.config.bias
+            sums = sums - torch.stack([self._reference[id(text)] for text in texts]).to(self.device)
+        advantages, bias = self.config.alpha * sums, self.config.bias
+        starts = itertools.accumulate((len(row.texts) for row in rows), initial=0)
+        pairs = [
+            (start + a, start + b, label, i)
+            for i, (row, start) in enumerate(zip(rows, starts, strict=False))
+            for a, b, label in _pairs(row)
+        ]
+        first, second, label, place = (torch.tensor(column, device=self.device) for column in zip(*pairs, strict=True))
+        chosen, rejected = advantages[first], advantages[second]
         values = label * regret_loss(chosen, rejected, bias) + (1 - label) * regret_loss(rejected, chosen, bias)
+        share = 1.0 / place.bincount(minlength=len(rows))
+        weight = torch.tensor([row.weight for row in rows], device=self.device)
         right = ((chosen > rejected) == (label > 0.5)).float()
+        counts = (weight * share)[place]
         metrics = {
-            "rewards/accuracies": right.where(label != 0.5, torch.full_like(right, 0.5)),
-            "rewards/margins": (chosen - rejected).detach(),
-            "rewards/chosen": chosen.detach(),
-            "rewards/rejected": rejected.detach(),
+            "rewards/accuracies": (right.where(label != 0.5, torch.full_like(right, 0.5)), counts),
+            "rewards/margins": ((chosen - rejected).detach(), counts),
+            "rewards/chosen": (chosen.detach(), counts),
+            "rewards/rejected": (rejected.detach(), counts),
         }
-        return Loss(values, weight, metrics)
+        return Loss(torch.zeros_like(weight).index_add(0, place, values * share[place]), weight, metrics)
 
     def save(self, folder: Path) -> None:
         save_trained(self.model, self.tokenizer, folder)
@@ -111,3 +126,19 @@ class CPL:
     def _sums(self, logprobs: Float[Tensor, "b T"]) -> Float[Tensor, "b"]:
         """sum_t gamma^t log pi(a_t) of each completion."""
         return (self.config.gamma ** torch.arange(logprobs.shape[1], device=logprobs.device) * logprobs).sum(1)
+
+
+def _ordered(rows: Sequence[FeedbackRow], ledger: Ledger) -> list[FeedbackRow]:
+    """Comparisons and rankings; the rest is dropped as "no ranking"."""
+    kept = [row for row in rows if isinstance(row.said, Compared | Ranked)]
+    ledger.drop("no ranking", len(rows) - len(kept))
+    return kept
+
+
+def _pairs(row: FeedbackRow) -> list[tuple[int, int, float]]:
+    """(better, worse, probability of that) of every two of a row's completions about which something was said."""
+    if isinstance(row.said, Compared):
+        return [(0, 1, row.said.label)]
+    assert isinstance(row.said, Ranked)
+    ranks = row.said.ranks
+    return [(a, b, 1.0) for a, b in itertools.permutations(range(len(ranks)), 2) if ranks[a] < ranks[b]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from prefloop.algorithms.cpl import regret_loss
+from prefloop.records import Ledger
 from tests.small import build, write_inputs
 
 
@@ -59,10 +62,48 @@ def test_the_sums_are_discounted_log_probabilities(inputs: Path, tmp_path: Path)
     expected = []
     for row in rows:
         sums = []
-        for text in (row.chosen, row.rejected):
+        for text in row.texts:
             ids, first = torch.tensor(text.ids), text.prompt_length
             with torch.no_grad():
                 logp = algorithm.model(input_ids=ids[None]).logits[0].log_softmax(-1)
             sums.append(sum(0.8 ** (t - first) * float(logp[t - 1, ids[t]]) for t in range(first, text.length)))
         expected.append(math.log(1 + math.exp(0.2 * (0.5 * sums[1] - sums[0]))))
     assert algorithm.loss(rows).values.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_ranking_is_the_mean_of_its_pairs(inputs: Path, tmp_path: Path) -> None:
+    """Of apple > pear = plum > fig five pairs are ordered; a ranking of two is the comparison."""
+    file = tmp_path / "ranked.jsonl"
+    rows = [
+        {"prompt": "Which?", "completions": ["fig", "apple", "pear", "plum"], "ranks": [3, 1, 2, 2]},
+        {"prompt": "Or?", "completions": ["nut", "kiwi"], "ranks": [2, 1], "weight": 2.0},
+        {"prompt": "Or?", "chosen": "kiwi", "rejected": "nut", "label": 0.8},
+        {"prompt": "Good?", "completion": "lime", "label": True},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ledger = Ledger()
+    algorithm, _ = build("cpl", inputs, tmp_path / "run", data=str(file), alpha=0.3, bias=0.6, ledger=ledger)
+    assert ledger.reasons == {"no ranking": 1}
+    four, two, pair = algorithm.train_rows
+
+    def s(text: Any) -> float:
+        with torch.no_grad():
+            logp = algorithm.model(input_ids=torch.tensor([text.ids])).logits[0].log_softmax(-1)
+        return 0.3 * sum(float(logp[t - 1, text.ids[t]]) for t in range(text.prompt_length, text.length))
+
+    def cost(better: float, worse: float) -> float:
+        return math.log(1 + math.exp(0.6 * worse - better))
+
+    fig, apple, pear, plum = (s(text) for text in four.texts)
+    ordered = [(apple, pear), (apple, plum), (apple, fig), (pear, fig), (plum, fig)]
+    nut, kiwi = (s(text) for text in two.texts)
+    expected = [
+        sum(cost(*sides) for sides in ordered) / 5,
+        cost(kiwi, nut),
+        0.8 * cost(kiwi, nut) + 0.2 * cost(nut, kiwi),
+    ]
+    found = algorithm.loss([four, two, pair])
+    assert found.values.tolist() == pytest.approx(expected, abs=1e-5)
+    assert found.weights.tolist() == [1.0, 2.0, 1.0]
+    counts = found.metrics["rewards/margins"][1]
+    assert counts.tolist() == pytest.approx([0.2] * 5 + [2.0, 1.0])
