@@ -72,3 +72,42 @@ def test_the_gradient_reaches_the_value_of_the_next_state(inputs: Path, tmp_path
     (slope,) = torch.autograd.grad(loss.values.sum(), shift)
     r = loss.metrics["rewards/implied"]
     assert slope.item() == pytest.approx(float(2 * (0.1 * r[:-1].sum() + r[-1])), rel=1e-4)
+
+
+def test_its_own_answers_take_part_in_what_is_not_about_peoples_tokens(inputs: Path, tmp_path: Path) -> None:
+    """-E[r] of people, and (1 - a) times people's mean of V - gamma V' + chi r^2 plus a times the policy's own."""
+    share, chi, gamma = 0.3, 0.2, 0.9
+    settings = {"own": share, "chi": chi, "gamma": gamma, "max_new_tokens": 6}
+    algorithm, _ = build("iqlearn", inputs, tmp_path / "run", **settings)
+    rows = algorithm.train_rows[:5]
+    algorithm.model.train()
+    algorithm.prepare(rows)
+    assert algorithm.model.training
+    own = [algorithm._own[id(row)][0] for row in rows if id(row) in algorithm._own]
+    assert len(own) == 2  # 30 % of five rows, rounded up
+    assert [a.ids[: a.prompt_length] for a in own] == [r.text.ids[: r.text.prompt_length] for r in rows[:2]]
+
+    def terms(texts: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """(implied rewards, V - gamma V' + chi r^2) of every completion token."""
+        rewards, rest = [], []
+        for text in texts:
+            with torch.no_grad():
+                logits = algorithm.model(input_ids=torch.tensor([text.ids])).logits[0, text.prompt_length - 1 : -1]
+            v = logits.double().logsumexp(-1)
+            q = logits.double()[torch.arange(len(v)), text.ids[text.prompt_length :]]
+            ahead = gamma * torch.cat([v[1:], v.new_zeros(1)])
+            rewards.append(q - ahead)
+            rest.append(v - ahead + chi * (q - ahead) ** 2)
+        return torch.cat(rewards), torch.cat(rest)
+
+    (people, rest), (_, own_rest) = terms([row.text for row in rows]), terms(own)
+    expected = -people.mean() + (1 - share) * rest.mean() + share * own_rest.mean()
+    loss = algorithm.loss(rows)
+    found = (loss.values * loss.weights).sum() / sum(algorithm.weight(row) for row in rows)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+    pieces = [algorithm.loss([row]) for row in rows]
+    again = sum((p.values * p.weights).sum() for p in pieces) / sum(algorithm.weight(row) for row in rows)
+    assert float(again.detach()) == pytest.approx(expected.item(), abs=1e-4)
+    before = [answer.ids for answer in own]
+    algorithm.prepare(rows)
+    assert [answer.ids for answer, _ in algorithm._own.values()] == before  # a function of weights, seed and batch
