@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "sft": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "reward_model": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "maml": {"batch_size": 2, "epochs": 4, "max_length": 64, "support": 2, "query": 2},
     "dpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "ipo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "apo": {"batch_size": 4, "epochs": 3, "max_length": 64},
@@ -58,6 +59,7 @@ SETTINGS |= {
     "a2c": {**ONLINE, "minibatches": 2},
     "reinforce": {**ONLINE, "minibatches": 2},
     "rloo": {**ONLINE, "rollout_epochs": 2, "group_size": 3},
+    "dqn": {**ONLINE, "minibatches": 2, "replay": 20, "renew_every": 2},
     "trpo": {**ONLINE, "critic_steps": 2},
     "nlpo": {
         **ONLINE,
@@ -73,17 +75,21 @@ SETTINGS |= {
 }
 """What each method is run with; a learning rate of 1e-3 and float32 on the CPU come on top."""
 
-DATA = {"rewards": "log.jsonl"}
-"""The file of `write_inputs` for each need of a method; comparisons serve every other."""
+DATA = {"rewards": "log.jsonl", "maml": "annotated.jsonl"}
+"""The file of `write_inputs` for a method or for what it needs; comparisons serve every other."""
 
 
-def write_pairs(path: Path, n: int = 12) -> Path:
-    """Comparisons: of two fruits the one that comes first is preferred; some answers are longer than others."""
+def write_pairs(path: Path, n: int = 12, annotators: int = 0) -> Path:
+    """Comparisons: of two fruits the one that comes first is preferred; some answers are longer than others.
+
+    With `annotators` so many people said it, by turns.
+    """
     rows = [
         {
             "prompt": f"Which fruit, number {i}?",
             "chosen": FRUITS[i % 4] + " please" * (i % 3),
             "rejected": FRUITS[4 + i % 4],
+            **({"annotator": f"person {i % annotators}"} if annotators else {}),
         }
         for i in range(n)
     ]
@@ -144,7 +150,7 @@ def settings_of(method: str, folder: Path, **changes: Any) -> dict[str, Any]:
     else:
         values |= {
             "policy": str(folder / "policy"),
-            "data": str(folder / DATA.get(METHODS[method].data, "pairs.jsonl")),
+            "data": str(folder / DATA.get(method, DATA.get(METHODS[method].data, "pairs.jsonl"))),
         }
     if METHODS[method].loop == "online" and method != "adversarial":  # its reward is its own discriminator
         values["reward_model"] = str(folder / "rm")
@@ -159,6 +165,7 @@ def write_inputs(folder: Path) -> Path:
     write_tiny_model(folder / "policy")
     write_reward_model(folder / "policy", folder / "rm")
     write_pairs(folder / "pairs.jsonl")
+    write_pairs(folder / "annotated.jsonl", annotators=3)
     write_log(folder / "log.jsonl")
     write_text(folder / "text.jsonl")
     return folder

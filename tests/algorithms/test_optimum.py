@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from prefloop.algorithms.grpo import GRPO, GRPOConfig
 from prefloop.algorithms.online_dpo import OnlineDPO, OnlineDPOConfig
 from prefloop.algorithms.ppo import PPO, PPOConfig
 from prefloop.algorithms.preference import sides
+from prefloop.algorithms.q_learning import DQN, DQNConfig
 from prefloop.algorithms.reinforce import Reinforce, ReinforceConfig
 from prefloop.algorithms.rloo import RLOO, RLOOConfig
 from prefloop.datasets.rows import PairRow
@@ -36,6 +38,7 @@ from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
 from prefloop.training.online_roles import Roles
 from prefloop.training.online_settings import OnlineSettings
+from prefloop.training.replay import Replay
 from prefloop.training.run import Run, RunSettings
 from tests.small import build, write_pairs
 
@@ -147,6 +150,7 @@ METHODS_OF: dict[str, tuple[Any, Any]] = {
     "rloo": (RLOOConfig, RLOO),
     "grpo": (GRPOConfig, GRPO),
     "online_dpo": (OnlineDPOConfig, OnlineDPO),
+    "dqn": (DQNConfig, lambda config, roles: DQN(config, roles, Replay(1024, 4, 2, 0))),
 }
 
 
@@ -179,6 +183,24 @@ def test_with_the_kl_in_the_reward_the_optimum_is_approached(
     logged = run.metrics[-1]["objective/kl"]
     # honest: the logged KL is a mean over 512 samples whose standard error is about 0.03
     assert logged == pytest.approx(divergence(end, start), abs=0.15)
+
+
+def test_dqn_finds_the_values_of_its_tokens(folder: Path) -> None:
+    """Value iteration by hand, without KL: `a` first and then `a` is worth 2, the best after `b` 1, after `c` 1.5."""
+    settings: dict[str, Any] = {"lr": 1e-2, "steps": 45, "passes": 2}
+    algorithm, run = toy(folder, "dqn", **settings, gamma=1.0, per_nat=0.5, renew_every=2)
+    algorithm.roles.settings = replace(algorithm.roles.settings, beta=0.0)
+    train_online(algorithm, run)
+    policy, network = algorithm.roles.policy, algorithm.appraisal.live
+    found = []
+    for state in (PROMPT, [*PROMPT, 1]):
+        with torch.no_grad():
+            out = policy(input_ids=torch.tensor([state]), output_hidden_states=True)
+            found.append(network.q_values(out.hidden_states[-1][0, -1:], out.logits[0, -1:])[0].tolist())
+    # honest: the rarest token was tried some hundred times in 45 rollouts
+    assert found[0] == pytest.approx([0.0, 2.0, 1.0, 1.5], abs=0.25)
+    assert found[1] == pytest.approx([1.0, 2.0, 1.0, 1.5], abs=0.25)
+    assert len(algorithm.replay) == 1024
 
 
 GROUP = 4
