@@ -1,9 +1,12 @@
 """Small reproductions of what offline methods claim, on tasks that a core solves in seconds to minutes.
 
-python -m benchmarks.offline [TASK ...] [--seeds N]      (walks corrupted grid demonstrations; 5)
+python -m benchmarks.offline [TASK ...] [--seeds N] [--out FOLDER] [--scale SHARE]
 
-Everything is trained from new weights: two layers, width 64, one token per word. Each line is a mean over seeds with
-the standard deviation between them; a task's figures are those of samples at temperature 1, all starts alike.
+Tasks: walks corrupted grid demonstrations imitation spin. Everything is trained from new weights: two layers, width 64,
+one token per word. Each line is a mean over seeds with the standard deviation between them; a task's figures are those
+of samples at temperature 1, all starts alike. With --out each seed's figures are a file there as soon as they are
+known, and a run that was stopped goes on behind the last of them. --scale 0.02 trains with so many of the steps, to see
+that it runs; such figures say nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ import json
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prefloop.artifacts.files import write_json
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
 from prefloop.workflows.training import train
@@ -27,6 +32,8 @@ from prefloop.workflows.training import train
 Row = dict[str, Any]
 COMMON = {"device": "cpu", "dtype": "float32", "test_share": 0.0, "max_length": 32, "schedule": "cosine", "lr": 2e-3}
 COMMON |= {"log_every": 100, "checkpoint_seconds": 1e9, "micro_batch_tokens": 1 << 16, "warmup": 10}
+ONLINE: Row = {"steps": 60, "batch_size": 128, "rollout_epochs": 2, "minibatches": 4, "lr": 5e-4, "warmup": 0}
+ONLINE |= {"beta": 0.02, "missing_eos_score": None, "max_dropped": 1.0}
 
 
 def write_policy(folder: Path, words: Sequence[str], seed: int) -> Path:
@@ -57,6 +64,9 @@ def write_policy(folder: Path, words: Sequence[str], seed: int) -> Path:
 class Bench:
     """One seed of one task: its folder, and what is trained in it."""
 
+    scale = 1.0
+    """Share of the steps that is really taken."""
+
     def __init__(self, folder: Path, words: Sequence[str], seed: int) -> None:
         self.folder, self.seed = folder, seed
         self.start = str(write_policy(folder / "start", words, seed))
@@ -68,8 +78,13 @@ class Bench:
 
     def train(self, method: str, name: str, data: str, policy: str | None = None, **settings: Any) -> str:
         values = {**COMMON, "seed": self.seed, "data": data, "policy": policy or self.start, **settings}
+        values["steps"] = max(2, round(self.scale * values["steps"]))
         train(method, out=self.folder / name, overrides=values, log=lambda words: None)
         return str(self.folder / name)
+
+    def ppo(self, name: str, data: str, policy: str, tokens: int, **settings: Any) -> str:
+        """Online, from a policy that was cloned; `settings` name the reward."""
+        return self.train("ppo", name, data, policy, **ONLINE, max_new_tokens=tokens, **settings)
 
     def sampled(
         self, policy: str, prompts: Sequence[str], per_prompt: int, tokens: int, beta: float | None = None
@@ -143,8 +158,19 @@ class Walks:
         return [self.words.index(word) for word in text.split()]
 
 
+def walk_reward(seed: int) -> Callable[..., list[float]]:
+    """The score of walks in the graph of a seed, as a reward function."""
+    world = Walks(1000 + seed)
+
+    def score(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+        both = zip(prompts, completions, strict=True)
+        return [world.score([*world.nodes(prompt), *world.nodes(text)]) for prompt, text in both]
+
+    return score
+
+
 def walks(seed: int, folder: Path) -> dict[str, float]:
-    """Behaviour cloning against methods that know the score of each walk."""
+    """Behaviour cloning against methods that know the score of each walk, and PPO, which also walks itself."""
     world = Walks(1000 + seed)
     bench = Bench(folder, world.words, seed)
     rows = [
@@ -162,6 +188,7 @@ def walks(seed: int, folder: Path) -> dict[str, float]:
     cloned = bench.train("sft", "bc", log, **steps)
     ilql = bench.train("ilql", "ilql", log, **steps, expectile=0.8, cql=0.1, polyak=0.1)
     half: Row = {**steps, "steps": 100}
+    rewarded = {"score": {"function": "benchmarks.offline:walk_reward", "arguments": {"seed": seed}}}
     return {
         "the log itself": log_mean,
         "behaviour cloning": measured(cloned),
@@ -170,10 +197,22 @@ def walks(seed: int, folder: Path) -> dict[str, float]:
         "a-lol (from the clone)": measured(bench.train("alol", "alol", log, cloned, **half, lr=5e-4)),
         "q_learning (from the clone)": measured(bench.train("q_learning", "q", log, cloned, **half, temperature=0.1)),
         **{f"ilql, beta {beta}": measured(ilql, beta) for beta in (0, 1, 4, 16, 100)},
+        "ppo (from the clone)": measured(bench.ppo("ppo", log, cloned, world.LONGEST - 1, reward=rewarded)),
+        "dqn (from the clone)": measured(
+            bench.train("dqn", "dqn", log, cloned, **ONLINE, max_new_tokens=world.LONGEST - 1, reward=rewarded)
+        ),
     }
 
 
 # -- a log of which one half is corrupted --------------------------------------------------------------------------
+
+
+def order_reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    """Share of three letters that stand where they should; 0 for more or fewer."""
+    both = ((sorted(prompt.split()), text.split()) for prompt, text in zip(prompts, completions, strict=True))
+    return [
+        sum(a == b for a, b in zip(right, given, strict=False)) / 3 if len(given) == 3 else 0.0 for right, given in both
+    ]
 
 
 def corrupted(seed: int, folder: Path) -> dict[str, float]:
@@ -183,9 +222,7 @@ def corrupted(seed: int, folder: Path) -> dict[str, float]:
     bench = Bench(folder, letters, seed)
 
     def reward(prompt: str, text: str) -> float:
-        right = sorted(prompt.split())
-        given = text.split()
-        return sum(a == b for a, b in zip(right, given, strict=False)) / 3 if len(given) == 3 else 0.0
+        return order_reward([prompt], [text])[0]
 
     prompts = [" ".join(chance.sample(letters, 3)) for _ in range(900)]
     held, prompts = sorted(set(prompts[600:]) - set(prompts[:600])), prompts[:600]
@@ -207,6 +244,7 @@ def corrupted(seed: int, folder: Path) -> dict[str, float]:
         "a-lol, reference-free": bench.train("alol", "free", logged, cloned, **half, ratio="none"),
         "a-lol, kl": bench.train("alol", "kl", logged, cloned, **half, ratio="none", beta=0.05),
         "r-lol": bench.train("alol", "rlol", logged, cloned, **half, baseline=False),
+        "ppo": bench.ppo("ppo", logged, cloned, 6, reward={"order": {"function": "benchmarks.offline:order_reward"}}),
     }
     result = {"the log itself": statistics.mean(row["reward"] for row in log)}
     for name, policy in policies.items():
@@ -309,11 +347,73 @@ def demonstrations(seed: int, folder: Path) -> dict[str, float]:
     policies = {"mle": bench.train("sft", "mle", data, **steps)}
     for chi in (0.01, 0.1, 0.5):
         policies[f"iqlearn, chi {chi}"] = bench.train("iqlearn", f"iq{chi}", data, **steps, chi=chi)
-    result = {}
+    policies["iqlearn, chi 0.1, own 0.1"] = bench.train(
+        "iqlearn", "own", data, **steps, chi=0.1, own=0.1, max_new_tokens=world.STEPS + 1
+    )
+    return _walked(world, bench, policies)
+
+
+def imitation(seed: int, folder: Path) -> dict[str, float]:
+    """100 demonstrations: cloned, then adversarially (RLGAF as we read it), or through a reward model and PPO (RLHF).
+
+    That reward model has no other judgements than the demonstrations: each is preferred to the clone's own answer.
+    """
+    world, chance = Grid(), random.Random(5000 + seed)
+    bench = Bench(folder, world.words, seed)
+    starts = [cell for cell in world.words if cell != world.goal]
+    walked = [world.walk(chance.choice(starts), chance, greed=1.0) for _ in range(100)]
+    rows: list[Row] = [{"prompt": w[0], "completion": " ".join(w[1:])} for w in walked]
+    data, tokens = bench.data("demonstrations", rows), world.STEPS + 1
+    cloned = bench.train("sft", "sft", data, steps=100, batch_size=25, max_dropped=1.0, lr=1e-3)
+    own = bench.sampled(cloned, [row["prompt"] for row in rows], 1, tokens)
+    pairs = [
+        {"prompt": row["prompt"], "chosen": row["completion"], "rejected": text}
+        for row, (_, text) in zip(rows, own, strict=True)
+        if text
+    ]
+    compared = bench.data("pairs", pairs)
+    judge = bench.train("reward_model", "rm", compared, cloned, steps=100, batch_size=25, lr=5e-4, max_dropped=1.0)
+    online: Row = {**ONLINE, "max_new_tokens": tokens}
+    policies = {
+        "sft": cloned,
+        "rlgaf, logit": bench.train("adversarial", "logit", data, cloned, **online, kind="logit"),
+        "rlgaf, logit, no cloning": bench.train(
+            "adversarial", "bare", data, cloned, **online, kind="logit", cloning=0.0
+        ),
+        "gail": bench.train("adversarial", "gail", data, cloned, **online, kind="gail"),
+        "rlhf": bench.ppo("ppo", data, cloned, tokens, reward_model=judge),
+    }
+    return _walked(world, bench, policies)
+
+
+def spin(seed: int, folder: Path) -> dict[str, float]:
+    """SPIN, round after round, from a clone of 100 demonstrations; beta 1 and the paper's 0.1."""
+    world, chance = Grid(), random.Random(6000 + seed)
+    bench = Bench(folder, world.words, seed)
+    starts = [cell for cell in world.words if cell != world.goal]
+    walked = [world.walk(chance.choice(starts), chance, greed=1.0) for _ in range(100)]
+    data = bench.data("demonstrations", [{"prompt": w[0], "completion": " ".join(w[1:])} for w in walked])
+    cloned = bench.train("sft", "sft", data, steps=100, batch_size=25, max_dropped=1.0, lr=1e-3)
+    longer = bench.train("sft", "longer", data, cloned, steps=120, batch_size=25, max_dropped=1.0, lr=5e-4)
+    policies = {"sft": cloned, "sft, as many steps more": longer}
+    for beta in (1.0, 0.1):
+        policy = cloned
+        for number in (1, 2, 3):
+            settings: Row = {"steps": 40, "batch_size": 25, "max_dropped": 1.0, "lr": 5e-4, "rounds": 1, "beta": beta}
+            settings |= {"max_new_tokens": world.STEPS + 1}
+            policy = bench.train("spin", f"spin{beta}-{number}", data, policy, **settings)
+            policies[f"spin, beta {beta:g}, {number} rounds"] = policy
+    return _walked(world, bench, policies)
+
+
+def _walked(world: Grid, bench: Bench, policies: Mapping[str, str]) -> dict[str, float]:
+    """How policies walk the grid: regret, how often straight to the goal, how many different walks of 20 per cell."""
+    starts, result = [cell for cell in world.words if cell != world.goal], {}
     for name, policy in policies.items():
         drawn = bench.sampled(policy, starts, 20, world.STEPS + 1)
         result[f"{name}: regret"] = statistics.mean(world.regrets(drawn))
         result[f"{name}: straight to the goal"] = world.success(drawn)
+        result[f"{name}: different walks per cell"] = len(set(drawn)) / len(starts)
     return result
 
 
@@ -322,6 +422,8 @@ TASKS: dict[str, Callable[[int, Path], dict[str, float]]] = {
     "corrupted": corrupted,
     "grid": grid,
     "demonstrations": demonstrations,
+    "imitation": imitation,
+    "spin": spin,
 }
 
 
@@ -329,20 +431,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=[])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--scale", type=float, default=1.0)
     given = parser.parse_args()
     for task in given.tasks or TASKS:
-        found: list[dict[str, float]] = []
-        for seed in range(given.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                found.append(TASKS[task](seed, Path(folder)))
-            print(
-                json.dumps({"task": task, "seed": seed, **{k: round(v, 4) for k, v in found[-1].items()}}), flush=True
-            )
-        print(f"{task}, {given.seeds} seeds")
+        found = [figures(task, seed, given.scale, given.out) for seed in range(given.seeds)]
+        seconds = statistics.mean(one.pop("seconds") for one in found)
+        print(f"{task}, {given.seeds} seeds, {seconds:.0f} seconds each")
         for name in found[0]:
             values = [one[name] for one in found]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            print(f"  {name:44} {statistics.mean(values):.3f} ± {spread:.3f}")
+            print(f"  {name:44} {statistics.mean(values):.3f} ± {spread:.3f}", flush=True)
+
+
+def figures(task: str, seed: int, scale: float, out: Path | None) -> dict[str, float]:
+    """One seed of a task with its `seconds`; what is in `out` already is read and not computed again."""
+    file = None if out is None else out / f"{task}-{seed}{'' if scale == 1.0 else f'-{scale:g}'}.json"
+    if file is not None and file.is_file():
+        known: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return known
+    started, Bench.scale = time.monotonic(), scale
+    with tempfile.TemporaryDirectory() as folder:
+        found = TASKS[task](seed, Path(folder))
+    found["seconds"] = time.monotonic() - started
+    print(json.dumps({"task": task, "seed": seed, **{k: round(v, 4) for k, v in found.items()}}), flush=True)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, found)
+    return found
 
 
 if __name__ == "__main__":
