@@ -43,7 +43,7 @@ SNAPSHOT_KINDS: dict[str, tuple[str, ...]] = {
     "rankings": ("rankings", "edits", "comparisons", "feedback"),
     "demonstrations": ("demonstrations", "comparisons"),
     "prompts": ("comparisons", "demonstrations", "feedback", *JUDGED[1:]),
-    "rewards": (),
+    "rewards": ("ratings", "approvals"),
     "text": (),
 }
 """Kinds of snapshot that serve each need of a method, the best first."""
@@ -236,8 +236,6 @@ def _data_set(
 
 def _first_snapshot(place: Workspace, way: Method, log: Callable[[str], None]) -> Artifact:
     """Freeze the workspace's answers, because nobody has yet. Raises InputError where there are none that fit."""
-    if way.data == "rewards":
-        raise InputError("logged rewards are not people's answers: give --data FILE with prompt, completion and reward")
     with store_of(place) as store:
         given = {kind for kind in (*JUDGED, "demonstrations") if _first(answers(store, kind=KINDS[kind]))}
     kinds = [kind for kind in SNAPSHOT_KINDS[way.data] if kind in given]
@@ -246,9 +244,9 @@ def _first_snapshot(place: Workspace, way: Method, log: Callable[[str], None]) -
         made = snapshot(kind, workspace=place).artifact
         log(f"no snapshot yet: froze the workspace's {kind} as {made.path.name}")
         return made
+    kind = {"feedback": "comparisons", "rewards": "ratings"}.get(way.data, way.data)
     raise InputError(
-        f"{place.root} holds no {way.data}; bring some with: prefloop import FILE --as "
-        f"{'comparisons' if way.data == 'feedback' else way.data}, or give --data FILE"
+        f"{place.root} holds no {way.data}; bring some with: prefloop import FILE --as {kind}, or give --data FILE"
     )
 
 

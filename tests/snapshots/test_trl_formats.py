@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from prefloop.datasets.feedback import Judged, feedback_rows
 from prefloop.datasets.rows import comparison_rows, demonstration_rows
 from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Template
 from prefloop.records import Comparison, Ledger
+from prefloop.snapshots.feedback import parse_feedback
 from prefloop.snapshots.formats import Reject, load_prompts, parse_comparison, parse_demonstration, parse_prompt
 
 SKY = "What color is the sky?"
@@ -75,6 +77,35 @@ def test_prompts_with_completions_become_rows(row: dict[str, Any], template: Tem
     rows, _ = demonstration_rows(file, template, 200, ledger, test_share=0.0, max_dropped=0.0)
     assert len(rows) == 1
     assert template.decode(rows[0].text.ids[rows[0].text.prompt_length :]).strip().endswith("blue.")
+
+
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize(("prompt", "completion"), [("The sky is", " blue."), (ASKED, BLUE)])
+def test_unpaired_preferences_become_rows(
+    prompt: Any, completion: Any, label: bool, template: Template, tmp_path: Path
+) -> None:
+    """What TRL's KTO reads, text or conversational, is an approval here."""
+    ledger = Ledger()
+    file = write(tmp_path / "unpaired.jsonl", {"prompt": prompt, "completion": completion, "label": label})
+    ((row,), _) = feedback_rows([file], template, 200, ledger, test_share=0.0, max_dropped=0.0)
+    assert row.said == Judged(label)
+    (text,) = row.texts
+    assert template.decode(text.ids[text.prompt_length :]).strip().endswith("blue.")
+    assert (ledger.reasons, ledger.notes) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "Hi", "completion": "", "label": True}, "empty"),
+        ({"prompt": "Hi", "completion": "Hello.", "label": "perhaps"}, "malformed"),
+        ({"prompt": "Hi", "completion": [{"role": "user", "content": "No."}], "label": False}, "malformed"),
+    ],
+)
+def test_unpaired_rows_that_say_nothing_have_a_reason(row: dict[str, Any], reason: str) -> None:
+    found = parse_feedback(row)
+    assert isinstance(found, Reject)
+    assert found.reason == reason
 
 
 def test_prompts_alone(tmp_path: Path) -> None:

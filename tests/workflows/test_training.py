@@ -31,6 +31,8 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     **{method: (method, {}) for method in METHODS},
     "dpo with lora": ("dpo", LORA),
     "ppo with lora": ("ppo", LORA),
+    "iqlearn with its own answers": ("iqlearn", {"own": 0.3, "max_new_tokens": 6}),
+    "dpo with a reference that is renewed": ("dpo", {"renewal": {"every": 2}}),
 }
 
 CHILD = """
@@ -434,6 +436,28 @@ def test_in_a_workspace_the_newest_snapshot_is_a_parent(inputs: Path, tmp_path: 
     ended = train("ppo", overrides=ppo, workspace=workspace, log=lambda words: None)
     parents = read_artifact(Path(ended["artifact"])).parents
     assert sorted(parents) == sorted([made.artifact.hash, rewards["hash"]])
+
+
+def test_peoples_ratings_weigh_what_is_cloned(inputs: Path, tmp_path: Path) -> None:
+    """Where no log is given, the workspace's ratings are the rewards: `filter` keeps the share that was rated best."""
+    workspace = prefloop.init(tmp_path / "place")
+    rows = [
+        {"prompt": f"Which, {i}?", "completion": "apple", "scores": {"overall": 1 + i % 5}, "annotator": "ann"}
+        for i in range(10)
+    ]
+    (tmp_path / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {k: v for k, v in settings_of("awr", inputs, weighting="filter", share=0.4).items() if k != "data"}
+    with pytest.raises(InputError, match="holds no rewards; bring some with: prefloop import FILE --as ratings"):
+        train("awr", overrides=settings, workspace=workspace, log=lambda words: None)
+    prefloop.import_data(tmp_path / "ratings.jsonl", "ratings", workspace=workspace)
+    result = train("awr", overrides=settings, workspace=workspace, log=lambda words: None)
+    (parent,) = read_artifact(Path(result["artifact"])).parents
+    (snapshot,) = (workspace.artifacts / "snapshot").iterdir()
+    assert read_artifact(snapshot).hash == parent
+    train_rows = len((snapshot / "train.jsonl").read_text().splitlines())
+    test_rows = 10 - train_rows
+    best = round(0.4 * train_rows) + (max(1, round(0.4 * test_rows)) if test_rows else 0)
+    assert result["ledger"]["dropped"] == {"filtered out": 10 - best}
 
 
 def test_rows_are_cut_at_what_the_model_takes(inputs: Path, tmp_path: Path) -> None:
