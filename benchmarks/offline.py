@@ -27,6 +27,7 @@ import torch
 from prefloop.artifacts.files import write_json
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
+from prefloop.records import Messages
 from prefloop.workflows.training import train
 
 Row = dict[str, Any]
@@ -162,9 +163,9 @@ def walk_reward(seed: int) -> Callable[..., list[float]]:
     """The score of walks in the graph of a seed, as a reward function."""
     world = Walks(1000 + seed)
 
-    def score(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+    def score(prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]:
         both = zip(prompts, completions, strict=True)
-        return [world.score([*world.nodes(prompt), *world.nodes(text)]) for prompt, text in both]
+        return [world.score([*world.nodes(prompt[-1]["content"]), *world.nodes(text)]) for prompt, text in both]
 
     return score
 
@@ -207,12 +208,15 @@ def walks(seed: int, folder: Path) -> dict[str, float]:
 # -- a log of which one half is corrupted --------------------------------------------------------------------------
 
 
-def order_reward(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:
+def in_order(prompt: str, text: str) -> float:
     """Share of three letters that stand where they should; 0 for more or fewer."""
-    both = ((sorted(prompt.split()), text.split()) for prompt, text in zip(prompts, completions, strict=True))
-    return [
-        sum(a == b for a, b in zip(right, given, strict=False)) / 3 if len(given) == 3 else 0.0 for right, given in both
-    ]
+    right, given = sorted(prompt.split()), text.split()
+    return sum(a == b for a, b in zip(right, given, strict=False)) / 3 if len(given) == 3 else 0.0
+
+
+def order_reward(prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]:
+    """`in_order` as a reward function."""
+    return [in_order(prompt[-1]["content"], text) for prompt, text in zip(prompts, completions, strict=True)]
 
 
 def corrupted(seed: int, folder: Path) -> dict[str, float]:
@@ -221,15 +225,12 @@ def corrupted(seed: int, folder: Path) -> dict[str, float]:
     letters = [chr(ord("a") + n) for n in range(12)]
     bench = Bench(folder, letters, seed)
 
-    def reward(prompt: str, text: str) -> float:
-        return order_reward([prompt], [text])[0]
-
     prompts = [" ".join(chance.sample(letters, 3)) for _ in range(900)]
     held, prompts = sorted(set(prompts[600:]) - set(prompts[:600])), prompts[:600]
     log, pairs = [], []
     for prompt in prompts:
         good, bad = " ".join(sorted(prompt.split())), " ".join(chance.sample(letters, 3))
-        log += [{"prompt": prompt, "completion": text, "reward": reward(prompt, text)} for text in (good, bad)]
+        log += [{"prompt": prompt, "completion": text, "reward": in_order(prompt, text)} for text in (good, bad)]
         pairs.append({"prompt": prompt, "chosen": good, "rejected": bad})
     logged, compared = bench.data("log", log), bench.data("pairs", pairs)
     steps: Row = {"steps": 600, "batch_size": 64}
@@ -249,7 +250,7 @@ def corrupted(seed: int, folder: Path) -> dict[str, float]:
     result = {"the log itself": statistics.mean(row["reward"] for row in log)}
     for name, policy in policies.items():
         drawn = bench.sampled(policy, held, 4, 6)
-        result[f"{name}: reward"] = statistics.mean(reward(p, t) for p, t in drawn)
+        result[f"{name}: reward"] = statistics.mean(in_order(p, t) for p, t in drawn)
         result[f"{name}: distinct answers per prompt"] = len(set(drawn)) / len(held)
         result[f"{name}: tokens"] = statistics.mean(len(t.split()) for _, t in drawn)
     return result

@@ -9,10 +9,16 @@ import pytest
 
 from benchmarks import offline
 from benchmarks.offline import Grid, Walks, figures, order_reward, walk_reward
+from prefloop.records import Messages
+
+
+def asked(words: str) -> Messages:
+    """What a reward function gets for a prompt."""
+    return [{"role": "user", "content": words}]
 
 
 def test_letters_in_order() -> None:
-    prompts, completions = ["c a b"] * 5, ["a b c", "a c b", "b c a", "a b", "a b c a"]
+    prompts, completions = [asked("c a b")] * 5, ["a b c", "a c b", "b c a", "a b", "a b c a"]
     assert order_reward(prompts, completions) == pytest.approx([1.0, 1 / 3, 0.0, 0.0, 0.0])
 
 
@@ -28,7 +34,7 @@ def test_the_optimality_of_a_walk() -> None:
     broken = [start, next(n for n in range(world.NODES) if n not in world.edges[start]), 0]
     assert world.score(broken) == 0.0
     score = walk_reward(3)
-    assert score([world.text([start])] * 2, [world.text(walk[1:]) for walk in (shortest, broken)]) == [1.0, 0.0]
+    assert score([asked(world.text([start]))] * 2, [world.text(walk[1:]) for walk in (shortest, broken)]) == [1.0, 0.0]
 
 
 def test_regret_on_the_grid() -> None:
