@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "sft": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "reward_model": {"batch_size": 4, "epochs": 3, "max_length": 64},
+    "cost_model": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "maml": {"batch_size": 2, "epochs": 4, "max_length": 64, "support": 2, "query": 2},
     "dpo": {"batch_size": 4, "epochs": 3, "max_length": 64},
     "ipo": {"batch_size": 4, "epochs": 3, "max_length": 64},
@@ -75,8 +76,8 @@ SETTINGS |= {
 }
 """What each method is run with; a learning rate of 1e-3 and float32 on the CPU come on top."""
 
-DATA = {"rewards": "log.jsonl", "maml": "annotated.jsonl"}
-"""The file of `write_inputs` for a method or for what it needs; comparisons serve every other."""
+DATA = {"rewards": "log.jsonl", "cost_model": "safety.jsonl", "maml": "annotated.jsonl"}
+"""The file of `write_inputs` for a method, or for what it needs; comparisons serve every other."""
 
 
 def write_pairs(path: Path, n: int = 12, annotators: int = 0) -> Path:
@@ -107,6 +108,17 @@ def write_log(path: Path, n: int = 12) -> Path:
         }
         for i in range(n)
     ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_safety(path: Path, n: int = 12) -> Path:
+    """Which of two fruits is safer; the first four are safe, and some answers are longer than others."""
+    rows = []
+    for i in range(n):
+        safer, other = FRUITS[i % 4] + " please" * (i % 3), FRUITS[(i + 1 + i % 4) % 8]
+        signs = {"chosen_safe": True, "rejected_safe": FRUITS.index(other) < 4}
+        rows.append({"prompt": f"Which fruit, number {i}?", "chosen": safer, "rejected": other, **signs})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -167,6 +179,7 @@ def write_inputs(folder: Path) -> Path:
     write_pairs(folder / "pairs.jsonl")
     write_pairs(folder / "annotated.jsonl", annotators=3)
     write_log(folder / "log.jsonl")
+    write_safety(folder / "safety.jsonl")
     write_text(folder / "text.jsonl")
     return folder
 

@@ -7,8 +7,9 @@ what else there is to its prompt); a flag is a yes to "is something wrong", and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from prefloop.snapshots.rows import Reject, read_rows
 
 NEUTRAL_FLAGS = frozenset({"satisfies_constraint", "opinion", "moral_judgment"})
 """Flags that say what an answer is like and not that something is wrong with it (InstructGPT's metadata)."""
+HARM_FLAGS = frozenset({"unsafe", "sexual", "violent", "encourages_harm", "denigrates", "harmful_advice"})
+"""Flags that say that an answer could do harm, and not only that it is poor."""
 BESIDE = 4
 """Other completions of its prompt that a demonstration is set against, at most."""
 
@@ -38,6 +41,8 @@ class Compared:
     margin: float
     strength: float
     """1 (slightly) to 3 (much better); 0 where nobody said."""
+    signs: tuple[float, float] = field(default=(0.0, 0.0), repr=False)
+    """Of either completion, 1 where people called it unsafe, -1 safe, 0 where nobody said."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,16 @@ class FeedbackRow:
         return tokens_of(self.texts)
 
 
+def faulty(flags: AbstractSet[str]) -> bool:
+    """Something is wrong with an answer that has these flags."""
+    return bool(flags - NEUTRAL_FLAGS)
+
+
+def harmful(flags: AbstractSet[str]) -> bool:
+    """An answer that has these flags could do harm."""
+    return bool(flags & HARM_FLAGS)
+
+
 def feedback_rows(
     sources: Sequence[Path],
     template: Template,
@@ -96,22 +111,29 @@ def feedback_rows(
     *,
     test_share: float,
     max_dropped: float,
+    bad: Callable[[AbstractSet[str]], bool] = faulty,
 ) -> tuple[list[FeedbackRow], list[FeedbackRow]]:
-    """(train rows, held-out rows) of snapshots and files, whatever kinds they hold."""
+    """(train rows, held-out rows) of snapshots and files, whatever kinds they hold; `bad` reads an answer's flags."""
     sides: tuple[list[Feedback], list[Feedback]] = ([], [])
     for source in sources:
         for side, found in zip(sides, split_rows(load_feedback, source, ledger, test_share, max_dropped), strict=True):
             side.extend(found)
-    train, test = (_encoded(side, template, max_length, ledger) for side in sides)
+    train, test = (_encoded(side, template, max_length, ledger, bad) for side in sides)
     return train, test
 
 
-def _encoded(items: Sequence[Feedback], template: Template, max_length: int, ledger: Ledger) -> list[FeedbackRow]:
+def _encoded(
+    items: Sequence[Feedback],
+    template: Template,
+    max_length: int,
+    ledger: Ledger,
+    bad: Callable[[AbstractSet[str]], bool],
+) -> list[FeedbackRow]:
     others: dict[str, list[str]] = {}
     for item in items:
         if item.kind != "demonstration":
             others.setdefault(prompt_id(item.prompt), []).extend(item.completions[:BESIDE])
-    return kept(encode_feedback(item, template, max_length, ledger, others) for item in items)
+    return kept(encode_feedback(item, template, max_length, ledger, others, bad) for item in items)
 
 
 def samples_of(file: Path) -> list[tuple[Messages, list[str]]]:
@@ -146,12 +168,13 @@ def encode_feedback(
     max_length: int,
     ledger: Ledger,
     others: Mapping[str, Sequence[str]] | None = None,
+    bad: Callable[[AbstractSet[str]], bool] = faulty,
 ) -> FeedbackRow | None:
     """What somebody said as a row, or None (the ledger has the reason) when it says nothing that can be learned.
 
-    `others`: further completions by prompt id, which a demonstration is better than.
+    `others`: further completions by prompt id, which a demonstration is better than. `bad`: which flags are against it.
     """
-    completions, said = _said(item, (others or {}).get(prompt_id(item.prompt), ()))
+    completions, said = _said(item, (others or {}).get(prompt_id(item.prompt), ()), bad)
     if isinstance(said, str):
         ledger.drop(said)
         return None
@@ -172,13 +195,19 @@ def encode_feedback(
     return FeedbackRow(item.kind, texts, said, item.weight, name_of(item.prompt), about)
 
 
-def _said(item: Feedback, others: Sequence[str]) -> tuple[list[str], Said | str]:
+def _said(
+    item: Feedback, others: Sequence[str], bad: Callable[[AbstractSet[str]], bool]
+) -> tuple[list[str], Said | str]:
     """(which completions, what was said about them), or why nothing was."""
     value, completions = item.value, item.completions
     if item.kind == "comparison":
         numbers = [value.get(name, 0.0) for name in ("ties", "margin", "strength")]
         ties = 1.0 if value["label"] == 0.5 and "ties" not in value else numbers[0]
-        return completions, Compared(value["label"], ties, numbers[1], numbers[2])
+        safe = [item.columns.get(name) for name in ("chosen_safe", "rejected_safe")]
+        if any(one is not None and not isinstance(one, bool) for one in safe):
+            return completions, "chosen_safe or rejected_safe is neither true nor false"
+        signs = [0.0 if one is None else -1.0 if one else 1.0 for one in safe]
+        return completions, Compared(value["label"], ties, numbers[1], numbers[2], (signs[0], signs[1]))
     if item.kind == "ranking":
         ranks = {int(place): rank for rank, group in enumerate(value["order"], 1) for place in group}
         order = tuple(ranks[place] for place in range(len(completions)))
@@ -188,7 +217,7 @@ def _said(item: Feedback, others: Sequence[str]) -> tuple[list[str], Said | str]
     if item.kind == "approval":
         return completions, Judged(bool(value["approved"]))
     if item.kind == "flags":
-        return completions, Judged(not set(value["flags"]) - NEUTRAL_FLAGS)
+        return completions, Judged(not bad(set(value["flags"])))
     if item.kind == "edit":
         if "text" not in value:
             return completions, "spans only"

@@ -36,17 +36,28 @@ def tfidf_length_floor(
     Raises InputError where scikit-learn is not installed (extra `prefloop[floors]`) or either side has no decided pair.
     """
     learn, seen = _decided(train, "train"), _decided(test, "test")
-    if len(learn) < 2:
-        raise InputError("the TF-IDF floor needs at least two decided training pairs, got 1")
-    for_all = _fit(learn)(seen)
-    own = for_all.copy()
-    for name in {row.columns[column] for row in seen if row.columns.get(column) is not None}:
-        taught = [row for row in learn if row.columns.get(column) == name]
-        asked = [i for i, row in enumerate(seen) if row.columns.get(column) == name]
-        if len(taught) >= 2:
-            own[asked] = _fit(taught)([seen[i] for i in asked])
+    own, for_all = tfidf_length_odds(learn, seen, column=column)
     joint = _scored(for_all, seen, seed)[0]
     return _result(own, seen, test, column, seed) | {"trained_on": len(learn), "joint": joint}
+
+
+def tfidf_length_odds(
+    train: Sequence[Comparison], test: Sequence[Comparison], *, column: str = "subset"
+) -> tuple[Floats, Floats]:
+    """(by each subset's own regression, by the one on everything): log-odds (n,) that each pair's chosen is better.
+
+    Both sides decided pairs only; see `tfidf_length_floor`.
+    """
+    if len(train) < 2:
+        raise InputError(f"the TF-IDF floor needs at least two decided training pairs, got {len(train)}")
+    for_all = _fit(train)(test)
+    own = for_all.copy()
+    for name in {row.columns[column] for row in test if row.columns.get(column) is not None}:
+        taught = [row for row in train if row.columns.get(column) == name]
+        asked = [i for i, row in enumerate(test) if row.columns.get(column) == name]
+        if len(taught) >= 2:
+            own[asked] = _fit(taught)([test[i] for i in asked])
+    return own, for_all
 
 
 def length_floor(test: Sequence[Comparison], *, column: str = "subset", seed: int = 0) -> dict[str, Any]:

@@ -128,6 +128,35 @@ def length_bias(
     }
 
 
+def safety(
+    rows: Sequence[Comparison], chosen: Sequence[float], rejected: Sequence[float], *, seed: int = 0
+) -> dict[str, Any] | None:
+    """How often a cost's sign says what people said of single answers, by `chosen_safe` and `rejected_safe`.
+
+    {"right", "missed" (of the unsafe, those below 0), "alarmed" (of the safe, those above 0)}, each with its interval
+    and n. None where nobody said; `missed` and `alarmed` are None where there is no such answer.
+    """
+    named = [
+        (cost > 0, not row.columns[column], prompt_id(row.prompt))
+        for row, costs in zip(rows, zip(chosen, rejected, strict=True), strict=True)
+        for column, cost in zip(("chosen_safe", "rejected_safe"), costs, strict=True)
+        if isinstance(row.columns.get(column), bool)
+    ]
+
+    def share(of: Sequence[tuple[bool, bool, str]]) -> dict[str, Any] | None:
+        wrong = [float(above != unsafe) for above, unsafe, _ in of]
+        return share_interval(wrong, [prompt for _, _, prompt in of], seed=seed).as_dict() if of else None
+
+    if not named:
+        return None
+    right = share_interval([float(a == u) for a, u, _ in named], [p for _, _, p in named], seed=seed).as_dict()
+    return {
+        "right": right,
+        "missed": share([one for one in named if one[1]]),
+        "alarmed": share([one for one in named if not one[1]]),
+    }
+
+
 SLICED = ("subset", "source", "criterion", "annotator_group")
 """Columns whose values are slices, where there are two of them or more, and not more than MOST_SLICES."""
 MOST_SLICES = 20

@@ -37,6 +37,8 @@ BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 
 BIAS_KEY = "prefloop_reward_bias"
 """Config key of a reward model's bias: `score = head(hidden) + bias`. The gain is folded into the head."""
+COST_KEY = "prefloop_cost"
+"""Config key, true of a cost model: its score is a cost, the higher the worse, and above 0 an answer is unsafe."""
 
 
 def resolve(ref: str | Path) -> str:

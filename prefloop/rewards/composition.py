@@ -231,6 +231,8 @@ def _named(name: str, part: Part, learned: Callable[[str], Reward], base: Path |
         refs = [part.learned] if isinstance(part.learned, str) else part.learned
         models: list[Any] = [learned(ref) for ref in refs]
         alone = len(models) == 1 and part.members == "mean"
+        if part.limit is None and part.weight >= 0 and any(getattr(model, "cost", False) for model in models):
+            raise InputError(f"{where} is a cost model, higher for what is worse: give it a limit, or a weight below 0")
         model = models[0] if alone else Ensemble(models, part.members, part.penalty)
         return _Named(name, part, Function(name, model).score, models)
     if part.function is not None:

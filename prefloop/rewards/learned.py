@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.datasets.collate import text_batches
+from prefloop.errors import InputError
 from prefloop.models.feedback import TEMPERATURE_KEY, Heads
 from prefloop.models.heads import ScoreHead
-from prefloop.models.load import load_reward_model, load_tokenizer, positions_of
+from prefloop.models.load import COST_KEY, load_reward_model, load_tokenizer, positions_of
 from prefloop.models.template import Encoded, Template
 from prefloop.records import Message
 from prefloop.settings import check_choice
@@ -41,6 +42,8 @@ class LearnedReward:
         config = self.head.model.config
         self.temperature = float(getattr(config, TEMPERATURE_KEY, 1.0))
         """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature)."""
+        self.cost = bool(getattr(config, COST_KEY, False))
+        """A cost model: the higher the score, the worse; above 0 people would call the answer unsafe."""
         self.heads = Heads.stored(config).to(device)
         if criterion is not None:
             check_choice("criterion", criterion, self.heads.criteria)
@@ -87,3 +90,13 @@ class LearnedReward:
             found = head(self.head.states([texts[i] for i in micro])).float().cpu()
             parts.update(zip(micro, found, strict=True))
         return torch.stack([parts[i] for i in range(len(texts))]) if parts else torch.empty(0)
+
+
+def earning(model: LearnedReward) -> LearnedReward:
+    """The model. Raises InputError for a cost model: whoever earned its score would do as much harm as possible."""
+    if model.cost:
+        raise InputError(
+            f"{model.place} is a cost model, whose score is higher for what is worse; as a reward it needs a limit: "
+            "reward: {taste: {learned: my-reward-model}, harm: {learned: my-cost-model, limit: 0}}"
+        )
+    return model

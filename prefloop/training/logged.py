@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefloop.datasets.rows import RewardedRow, rewarded_rows
 from prefloop.models.template import Template
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.training.method import Inputs
 from prefloop.training.roles import longest_row, place_of
 from prefloop.training.run import Run
@@ -13,7 +13,7 @@ from prefloop.training.run import Run
 def learned_reward(run: Run, inputs: Inputs, reward_model: str) -> LearnedReward:
     """The reward model that a setting names; it becomes a parent of the result."""
     place = inputs.resolve(reward_model, "reward_model")
-    return LearnedReward(place, *place_of(run.settings), max_length=run.settings.max_length)
+    return earning(LearnedReward(place, *place_of(run.settings), max_length=run.settings.max_length))
 
 
 def logged_rows(

@@ -10,7 +10,7 @@ from prefloop.errors import InputError
 from prefloop.models.template import Template
 from prefloop.rewards.attention_credit import Credit, CreditSettings, credit_of
 from prefloop.rewards.composition import Composition, Reward, compose
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.training.method import Inputs
 from prefloop.training.roles import place_of
 from prefloop.training.run import RunSettings
@@ -27,9 +27,9 @@ def reward_model_at(ref: str, inputs: Inputs, settings: RunSettings) -> LearnedR
 
 
 def model_within(reward: Reward) -> LearnedReward | None:
-    """The reward model that a reward is, or the first one of its parts."""
+    """The reward model that a reward is, or the first one of its parts; cost models do not count."""
     candidates = reward.models if isinstance(reward, Composition) else [reward]
-    return next((model for model in candidates if isinstance(model, LearnedReward)), None)
+    return next((model for model in candidates if isinstance(model, LearnedReward) and not model.cost), None)
 
 
 def credit_rule(settings: CreditSettings, reward: Reward, template: Template) -> Credit:
@@ -54,11 +54,13 @@ def built_reward(
 
     def learned(ref: str) -> Reward:
         made = reward_model_at(ref, inputs, settings)
-        places.append(made.place)
+        if not made.cost:
+            places.append(made.place)
         return made
 
     if reward is None:
-        return learned(reward_model or DEFAULT), places[0]
+        model = earning(reward_model_at(reward_model or DEFAULT, inputs, settings))
+        return model, model.place
     assert inputs.data is not None
     columns = prompt_columns(inputs.data, inputs.ledger)
     return compose(reward, learned, base=inputs.base, columns=columns), places[0] if places else None

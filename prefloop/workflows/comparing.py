@@ -17,7 +17,7 @@ from prefloop.generation.sampler import Sampling
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import as_messages, prompt_id
 from prefloop.rewards.composition import Reward, compose, scored
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.settings import merge, parse_overrides, read_yaml
 from prefloop.training.run import read_metrics
 from prefloop.workflows.evaluating import asked_prompts, divergence
@@ -189,10 +189,10 @@ def _reward(ref: str | Path, device: str, dtype: str, place: Workspace | None) -
     """A reward model, or what a YAML puts together."""
     where = pick_device(device)
 
-    def learned(model: str) -> Reward:
+    def learned(model: str) -> LearnedReward:
         return LearnedReward(model_at(model, "reward_model", place), pick_dtype(dtype, where), where)
 
     if Path(ref).suffix in (".yaml", ".yml"):
         parts = read_yaml(ref)
         return compose(parts.get("reward", parts), learned, base=Path(ref).resolve().parent, where=str(ref))
-    return learned(str(ref))
+    return earning(learned(str(ref)))

@@ -14,7 +14,7 @@ from prefloop.errors import InputError
 from prefloop.evaluation.ceiling import human_ceiling
 from prefloop.evaluation.floors import length_floor, tfidf_length_floor
 from prefloop.evaluation.interval import mean_interval, share_interval, sliced_shares
-from prefloop.evaluation.reward_model import evaluate_scores, features_followed, slices_of, worst_mistakes
+from prefloop.evaluation.reward_model import evaluate_scores, features_followed, safety, slices_of, worst_mistakes
 from prefloop.evaluation.win_rate import Judge, win_rate
 from prefloop.generation.policy import Completion, Policy
 from prefloop.generation.sampler import Sampling
@@ -23,7 +23,7 @@ from prefloop.labelers.task_world import Task, task_prompts
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import Comparison, Messages, as_messages, prompt_id
 from prefloop.rewards.checkers import check_many
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.snapshots.formats import load_comparisons, load_prompts
 from prefloop.version import __version__
 from prefloop.workflows.places import Place, workspace_or_none
@@ -149,6 +149,9 @@ def _reward_model(
     say(f"scoring {len(test)} pairs")
     prompts = [pair.prompt for pair in test]
     chosen, rejected = reward(prompts, [p.chosen for p in test]), reward(prompts, [p.rejected for p in test])
+    costs = safety(test, chosen, rejected, seed=seed) if reward.cost else None
+    if reward.cost:  # what was chosen is the safer one, the better of the two
+        chosen, rejected = [-cost for cost in chosen], [-cost for cost in rejected]
     groups = [prompt_id(prompt) for prompt in prompts]
     slices = slices_of(test)
     result = evaluate_scores(
@@ -163,6 +166,8 @@ def _reward_model(
         temperature=len(set(groups)) >= 2,
         seed=seed,
     )
+    if costs is not None:
+        result["safety"] = costs
     result["human_ceiling"] = human_ceiling(test, seed=seed)
     result["slice_ceilings"] = {
         column: {
@@ -219,7 +224,7 @@ def _judges(ref: str | None, seed: int, device: str, dtype: str, place: Workspac
     if ref is None or ref == "simulated":
         return judges(fresh_panel(5, seed), seed)
     where = pick_device(device)
-    reward = LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
+    reward = earning(LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where))
 
     def verdicts(prompts: Sequence[Any], firsts: Sequence[str], seconds: Sequence[str]) -> list[str]:
         messages = [as_messages(p) for p in prompts]

@@ -9,7 +9,7 @@ from prefloop.errors import InputError
 from prefloop.evaluation.overoptimization import Guard, RunGuard
 from prefloop.records import Messages
 from prefloop.rewards.composition import Reward, compose
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.training.method import Inputs
 from prefloop.training.online_roles import Roles
 from prefloop.training.reward import model_within, reward_model_at
@@ -35,7 +35,7 @@ def run_guard(settings: GuardSettings, roles: Roles, run: Run, inputs: Inputs) -
             )
         ]
     else:
-        held_out = [reward_model_at(ref, inputs, run.settings) for ref in settings.held_out]
+        held_out = [earning(reward_model_at(ref, inputs, run.settings)) for ref in settings.held_out]
     for reward in held_out:
         if model is not None and isinstance(reward, LearnedReward) and reward.place == model.place:
             raise InputError(f"guard: held_out names the reward model that the policy is trained on ({model.place})")

@@ -24,7 +24,7 @@ from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.feedback import ADAPTATION_KEY, ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
 from prefloop.models.load import BIAS_KEY, save_model
 from prefloop.records import content_hash
-from prefloop.rewards.learned import LearnedReward
+from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.snapshots.formats import load_comparisons
 from prefloop.workflows.places import Place, workspace_or_none
 from prefloop.workflows.references import model_at
@@ -176,9 +176,8 @@ def label_what_is_sure(
     if not 0.5 <= confidence <= 1:
         raise InputError(f"confidence must be from 0.5 to 1, got {confidence}")
     where = pick_device(device)
-    reward = LearnedReward(
-        model_at(model, "reward_model", workspace_or_none(workspace)), pick_dtype(dtype, where), where
-    )
+    place = model_at(model, "reward_model", workspace_or_none(workspace))
+    reward = earning(LearnedReward(place, pick_dtype(dtype, where), where))
     rows, pairs = confident_pairs(reward, samples_of(Path(samples)), confidence, f"ai:{Path(model).name}")
     write_text(Path(out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {"pairs": pairs, "kept": len(rows), "out": str(out)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prefloop.errors import InputError
-from prefloop.evaluation.reward_model import evaluate_scores, length_bias, slices_of, worst_mistakes
+from prefloop.evaluation.reward_model import evaluate_scores, length_bias, safety, slices_of, worst_mistakes
 
 
 def test_accuracy_by_hand():
@@ -157,3 +157,21 @@ def test_the_worst_mistakes_are_those_it_was_surest_of():
     assert found[0]["confidence"] == pytest.approx(0.75)
     assert found[0]["label"] == 0.75
     assert found[0]["columns"] == {"question": "q7"}
+
+
+def test_a_costs_sign_against_what_people_said():
+    """Four answers were called something: an unsafe one below 0 is missed, a safe one above 0 alarmed."""
+    rows = [
+        Comparison(
+            prompt=[{"role": "user", "content": str(i)}],
+            chosen="a",
+            rejected="b",
+            columns={"chosen_safe": one, "rejected_safe": other},
+        )
+        for i, (one, other) in enumerate([(True, False), (True, False), (None, None)])
+    ]
+    found = safety(rows, [-1.0, 0.5, 9.0], [2.0, -3.0, 9.0])
+    assert found is not None
+    assert [found[name]["value"] for name in ("right", "missed", "alarmed")] == [0.5, 0.5, 0.5]
+    assert [found[name]["n"] for name in ("right", "missed", "alarmed")] == [4, 2, 2]
+    assert safety(rows[2:], [0.0], [1.0]) is None

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from prefloop.functional.safety import cost_preference
+from prefloop.functional.safety import cost_preference, cost_sign
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -42,3 +42,14 @@ def test_the_sign_decides_the_border() -> None:
     assert (worse.detach() * signs[0] > 0).all()
     assert (better.detach() * signs[1] > 0).all()
     assert (worse > better).all()
+
+
+def test_where_nobody_said_only_the_order_counts_and_a_label_may_be_soft() -> None:
+    """p softplus(-3) + (1 - p) softplus(3) for costs 2 and -1."""
+    zero = tensor(0.0, 0.0)
+    loss = cost_preference(tensor(2.0, 2.0), tensor(-1.0, -1.0), zero, zero, tensor(1.0, 0.6))
+    sure, unsure = math.log1p(math.exp(-3)), math.log1p(math.exp(3))
+    assert loss.tolist() == pytest.approx([sure, 0.6 * sure + 0.4 * unsure])
+    assert cost_sign(tensor(0.7, -0.7, 5.0), tensor(1.0, 1.0, 0.0)).tolist() == pytest.approx(
+        [math.log1p(math.exp(-0.7)), math.log1p(math.exp(0.7)), 0.0]
+    )
