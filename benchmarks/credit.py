@@ -4,8 +4,8 @@ usage: python -m benchmarks.credit [SEEDS] [FIRST]                (5 seeds from 
 
 Answers have up to 16 words, some of which help, some hurt and some do nothing; simulated people compare random answers,
 and a reward model learns one score for a whole answer from that. PPO has that score at the end (sparse), or spread over
-the tokens: evenly, or by the reward model's attention (ABC, Chan et al. 2024), both with beta 0.8. The same seed has the
-same reward model, policy and prompts in all three. Counted are the samples until the mean score of three rollouts in a
+the tokens: evenly, or by the reward model's attention (ABC, Chan et al. 2024), both with beta 0.8. One seed has one
+reward model, policy and prompts in all three. Counted are the samples until the mean score of three rollouts in a
 row is first what the sparse run ends with (the mean of its last three).
 """
 

@@ -1,6 +1,8 @@
 """Real people's preferences in folds by prompt: a reward model, and the floors on the very same folds.
 
-usage: PREFLOOP_DATA=../shared/data python -m benchmarks.folds hh|ukp|rag [RUN.yaml] [OUT]      (runs/folds.yaml, folds-NAME)
+usage: PREFLOOP_DATA=../shared/data python -m benchmarks.folds hh|ukp|rag [RUN.yaml] [OUT]
+
+RUN.yaml is runs/folds.yaml, and OUT folds-hh, folds-ukp or folds-rag, where they are not given.
 
 hh    Anthropic's helpful and harmless pairs; five folds by the conversation's first turn
 ukp   UKPConvArg1, which argument convinces more; five folds by topic, each trained on 2,500 of the other topics' pairs
@@ -9,8 +11,8 @@ rag   the RAG crowd's answers to questions; five folds by question
 A pair is right when the side that most people chose has the higher score. Beside the reward model stand the logistic
 regression on word counts and length that was trained on the same pairs, and length alone; the difference is paired,
 with an interval over prompts. Where several people judged a pair, there is the human ceiling, and everything again on
-pairs of about the same length. OUT holds a result for each fold: what is there is not computed again, and a run that was
-stopped goes on.
+pairs of about the same length. OUT holds a result for each fold: what is there is not computed again, and a run that
+was stopped goes on.
 """
 
 from __future__ import annotations

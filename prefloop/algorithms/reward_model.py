@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from prefloop.artifacts.files import write_json
 from prefloop.datasets.collate import micro_batches
 from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated, feedback_rows, sample_groups
+from prefloop.datasets.rows import demonstration_rows
 from prefloop.functional.calibration import temperature
 from prefloop.functional.feedback import (
     MARGINS,
@@ -39,7 +40,8 @@ from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import BIAS_KEY, base_of, load_tokenizer
 from prefloop.models.template import Encoded, Template
-from prefloop.records import QUESTION_KINDS
+from prefloop.models.trees import tokens_of
+from prefloop.records import QUESTION_KINDS, Ledger
 from prefloop.settings import check_choice
 from prefloop.training.meta import MetaSettings, ascended
 from prefloop.training.method import Inputs
@@ -79,7 +81,10 @@ class RewardModelConfig:
     meta: MetaSettings | None = None
     """Take each step so that the policy's own new completions can still be told apart (MetaRM)."""
     normalise: NonNegativeInt = 512
-    """Completions of training rows on which gain and bias are set to mean 0, std 1; 0 leaves the scores raw."""
+    """Completions on which gain and bias are set to mean 0, std 1 after training; 0 leaves the scores raw."""
+    reference_samples: str | None = None
+    """A file of the reference policy's own completions: gain and bias are set on them, before training too; without it
+    on those of training rows, and afterwards only."""
 
 
 class RewardModel:
@@ -117,11 +122,20 @@ class RewardModel:
             part.to(self.device)
         self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
         if names:
-            base_of(scorer).score.requires_grad_(False)  # it becomes the mean of the members
+            self.head.final.requires_grad_(False)  # it becomes the mean of the members
         self.samples: list[tuple[Encoded, ...]] = []
         if config.meta is not None:
-            file = Path(config.meta.samples)
-            self.samples = sample_groups(file if file.is_file() else inputs.base / file, self.template, longest)
+            self.samples = sample_groups(_beside(config.meta.samples, inputs.base), self.template, longest)
+        self.reference: list[tuple[Encoded, ...]] = []
+        self.before: tuple[float, float] | None = None
+        if config.reference_samples is not None:
+            file = _beside(config.reference_samples, inputs.base)
+            said, _ = demonstration_rows(
+                file, self.template, longest, Ledger(), test_share=0.0, max_dropped=s.max_dropped
+            )
+            self.reference = [(row.text,) for row in said]
+            self.model.eval()
+            self.before = self._normalise()[""] if config.normalise else None
 
     def length(self, row: FeedbackRow) -> int:
         return row.length
@@ -193,7 +207,9 @@ class RewardModel:
         base = base_of(self.model["scorer"])
         if self.members:
             with torch.no_grad():
-                base.score.weight.copy_(self.heads.weight[list(self.members)].mean(0, keepdim=True))
+                self.head.final.weight.copy_(self.heads.weight[list(self.members)].mean(0, keepdim=True))
+                if self.head.final.bias is not None:
+                    self.head.final.bias.zero_()
             setattr(base.config, BIAS_KEY, float(self.heads.bias[list(self.members)].mean()))
         moved = self._normalise() if self.config.normalise else {}
         gain, bias = moved.get("", (1.0, 0.0))
@@ -207,7 +223,11 @@ class RewardModel:
         if self.heads.names:
             setattr(base.config, HEADS_KEY, self.heads.as_config())
         save_trained(self.model["scorer"], self.tokenizer, folder)
-        write_json(folder / "normalisation.json", {"gain": gain, "bias": bias, "completions": self.config.normalise})
+        normalised: dict[str, Any] = {"gain": gain, "bias": bias, "completions": self.config.normalise}
+        if self.before is not None:
+            was = dict(zip(("gain", "bias"), self.before, strict=True))
+            normalised |= {"on": "the reference policy's samples", "before": was}
+        write_json(folder / "normalisation.json", normalised)
         write_json(folder / "calibration.json", {"temperature": heat, "held_out_pairs": len(pairs) if fitted else 0})
 
     # --- one likelihood per kind: (one value per row, what to log) -------------------------------------------------
@@ -311,10 +331,10 @@ class RewardModel:
         Returns (gain, bias) of the score under "" and of each criterion.
         """
         sample, taken = [], 0
-        for row in self.train_rows:
+        for texts in self.reference or [row.texts for row in self.train_rows]:
             if taken < self.config.normalise:
-                sample.append(row)
-                taken += len(row.texts)
+                sample.append(texts)
+                taken += len(texts)
         scores = self._all_scores(sample)
         before = self.head.bias
         gain, bias = self.head.normalise(scores[:, 0])
@@ -331,18 +351,24 @@ class RewardModel:
     @torch.no_grad()
     def _temperature(self, pairs: Sequence[FeedbackRow]) -> float:
         """Fitted to held-out pairs, with their soft labels."""
-        scores = self._all_scores(pairs)[:, 0].view(-1, 2)
+        scores = self._all_scores([row.texts for row in pairs])[:, 0].view(-1, 2)
         labels = torch.tensor([row.said.label for row in pairs if isinstance(row.said, Compared)])
         return temperature(scores[:, 0] - scores[:, 1], labels)
 
-    def _all_scores(self, rows: Sequence[FeedbackRow]) -> Float[Tensor, "n heads"]:
-        """Scores of all texts of `rows`, in their order, on the CPU."""
-        result: list[Tensor] = [torch.empty(0)] * len(rows)
-        for micro in micro_batches(range(len(rows)), lambda i: rows[i].length, self.settings.micro_batch_tokens):
-            scores = self.scores([text for i in micro for text in rows[i].texts]).float().cpu()
-            for i, part in zip(micro, scores.split([len(rows[i].texts) for i in micro]), strict=True):
+    def _all_scores(self, groups: Sequence[Sequence[Encoded]]) -> Float[Tensor, "n heads"]:
+        """Scores of all texts of all prompts, in their order, on the CPU."""
+        result: list[Tensor] = [torch.empty(0)] * len(groups)
+        budget = self.settings.micro_batch_tokens
+        for micro in micro_batches(range(len(groups)), lambda i: tokens_of(groups[i]), budget):
+            scores = self.scores([text for i in micro for text in groups[i]]).float().cpu()
+            for i, part in zip(micro, scores.split([len(groups[i]) for i in micro]), strict=True):
                 result[i] = part
         return torch.cat(result)
+
+
+def _beside(file: str, base: Path) -> Path:
+    """A file as it is named, or beside the run file."""
+    return Path(file) if Path(file).is_file() else base / file
 
 
 def _preferences(

@@ -303,6 +303,9 @@ def reward_model(d: Data) -> dict[str, Any] | None:
         "expected_high": measured(value.get("expected_ece_high")),
         "temperature": measured(value.get("temperature")),
         "stored_temperature": measured(value.get("stored_temperature")),
+        "decay": _decay(_mapping(value.get("decay"))),
+        "ask_next": [_asked(one) for one in map(_mapping, _list(value.get("ask_next"))[:8]) if one],
+        "credit": [_credit(one) for one in map(_mapping, _list(value.get("credit"))) if one],
         "mistakes": [_mistake(one) for one in map(_mapping, _list(value.get("mistakes"))) if one],
         "features": _features(_mapping(value.get("features"))),
         "prefers_longer": measured(length.get("model_prefers_longer")),
@@ -317,6 +320,60 @@ def reward_model(d: Data) -> dict[str, Any] | None:
         )
         if bins
         else None,
+    }
+
+
+def _decay(found: Data) -> dict[str, Any] | None:
+    """Accuracy on the policy's own samples beside that on the test pairs, and the difference in points."""
+    here, own, difference = (figure(_mapping(found.get(name))) for name in ("here", "own", "difference"))
+    if here is None or own is None or difference is None:
+        return None
+    return {"here": here, "own": own, "points": _signed(difference)}
+
+
+def _signed(found: Figure) -> str:
+    """A difference of shares in points, "-7 points (-12 to -1)"."""
+    low, high = found.low, found.high
+    spread = "" if low is None or high is None else f" ({100 * low:+.0f} to {100 * high:+.0f})"
+    return f"{100 * found.value:+.0f} points{spread}"
+
+
+def _asked(one: Data) -> dict[str, Any]:
+    turns = [words(_mapping(turn).get("content")) for turn in _list(one.get("prompt"))]
+    return {
+        "prompt": "\n\n".join(turns)[-1200:],
+        "a": words(one.get("a"))[:1200],
+        "b": words(one.get("b"))[:1200],
+        "probability": percent(measured(one.get("probability"))),
+        "information": number(one.get("information")),
+    }
+
+
+def _credit(one: Data) -> dict[str, Any]:
+    """The tokens of both texts of a pair, each with what it earned and how strong its colour is, 0 to 9."""
+    sides = [_mapping(side) for side in _list(one.get("texts"))]
+    pairs = [[pair for pair in map(_list, _list(side.get("tokens"))) if len(pair) == 2] for side in sides]
+    tokens = [[(text, measured(value) or 0.0) for text, value in row] for row in pairs]
+    most = max((abs(value) for side in tokens for _, value in side), default=0.0) or 1.0
+    return {
+        "prompt": words(one.get("prompt")),
+        "right": one.get("right") is True,
+        "texts": [
+            {
+                "preferred": side.get("preferred") is True,
+                "score": number(side.get("score")),
+                "more": count(side.get("more")) if measured(side.get("more")) else "",
+                "tokens": [
+                    {
+                        "text": str(text) or "⏹",
+                        "earned": f"{value:+.2f}",
+                        "look": ("minus" if value < 0 else "plus") + str(round(9 * abs(value) / most)),
+                    }
+                    for text, value in row
+                ],
+            }
+            for side, row in zip(sides, tokens, strict=True)
+        ],
     }
 
 

@@ -32,6 +32,24 @@ def register(app: typer.Typer) -> None:
                 "--comparisons", metavar="FILE", help="A reward model's test: pairs, or a snapshot.", show_default=False
             ),
         ] = None,
+        own: Annotated[
+            str | None,
+            typer.Option(
+                "--own",
+                metavar="FILE",
+                help="Comparisons of the current policy's own answers: how far the accuracy falls there.",
+                show_default=False,
+            ),
+        ] = None,
+        samples: Annotated[
+            str | None,
+            typer.Option(
+                "--samples",
+                metavar="FILE",
+                help="Answers that nobody has judged: which pairs of them are worth asking people about.",
+                show_default=False,
+            ),
+        ] = None,
         against: Annotated[
             str | None,
             typer.Option(
@@ -90,6 +108,8 @@ def register(app: typer.Typer) -> None:
         result = prefloop.evaluate(
             model,
             comparisons=comparisons,
+            own=own,
+            samples=samples,
             against=against,
             prompts=prompts,
             judged_by=judged_by,
@@ -103,6 +123,6 @@ def register(app: typer.Typer) -> None:
             report=report,
             log=log,
         )
-        long = ("reliability", "slices", "slice_ceilings", "mistakes", "features")
+        long = ("reliability", "slices", "slice_ceilings", "mistakes", "features", "credit", "ask_next")
         short = {name: value for name, value in result.items() if name not in long}
         return Answer(result, lambda console: console.print(facts(short)))

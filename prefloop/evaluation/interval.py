@@ -69,6 +69,26 @@ def mean_interval(
     return Interval(value, float(low), float(high), n, g)
 
 
+def difference_interval(
+    one: Sequence[float] | Floats,
+    groups: Sequence[Hashable] | None,
+    other: Sequence[float] | Floats,
+    other_groups: Sequence[Hashable] | None,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Mean of `one` less the mean of `other`, which are of different prompts: {"value", "low", "high"}.
+
+    Both are resampled, each over its own prompts; low and high are None where either has one prompt only.
+    """
+    first, second = _clusters(one, groups), _clusters(other, other_groups)
+    result: dict[str, Any] = {"value": first[0] - second[0], "low": None, "high": None}
+    if min(len(first[2]), len(second[2])) > 1:
+        means = [resampled_means(side[1], side[2], seed=seed + k) for k, side in enumerate((first, second))]
+        result["low"], result["high"] = map(float, np.quantile(means[0] - means[1], [0.025, 0.975]))
+    return result
+
+
 def share_interval(
     values: Sequence[float] | Sequence[bool] | Floats,
     groups: Sequence[Hashable] | None = None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from prefloop.evaluation.calibration import (
     reliability,
     sigmoid,
 )
-from prefloop.evaluation.interval import share_interval, sliced_shares
+from prefloop.evaluation.interval import difference_interval, share_interval, sliced_shares
 from prefloop.evaluation.preferences import features, followed
 from prefloop.records import Comparison, prompt_id
+from prefloop.rewards.attention_credit import earned
+from prefloop.rewards.learned import LearnedReward
 
 Floats = npt.NDArray[np.float64]
 
@@ -163,6 +166,8 @@ MOST_SLICES = 20
 MISTAKES = 12
 SHOWN = 1200
 """Characters of each text of a mistake."""
+TOKENS = 160
+"""Tokens of a text whose earnings are shown."""
 STRENGTHS = {1: "1 slightly better", 2: "2 better", 3: "3 much better"}
 
 
@@ -210,6 +215,74 @@ def worst_mistakes(
         }
         for size, row, sign in wrong[:most]
     ]
+
+
+def decay(
+    rows: Sequence[Comparison],
+    differences: Sequence[float],
+    own: Sequence[Comparison],
+    own_differences: Sequence[float],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Accuracy on the current policy's own samples beside that on the test pairs, and how far it is below.
+
+    {"here", "own": {"value", "low", "high", "n"}, "difference" (own less here): {"value", "low", "high"}}. Ties are
+    left out; equal scores count half. Raises InputError where either side has no decided pair.
+    """
+    here, there = _correct(rows, differences), _correct(own, own_differences)
+    return {
+        "here": share_interval(*here, seed=seed).as_dict(),
+        "own": share_interval(*there, seed=seed).as_dict(),
+        "difference": difference_interval(*there, *here, seed=seed),
+    }
+
+
+def _correct(rows: Sequence[Comparison], differences: Sequence[float]) -> tuple[list[float], list[str]]:
+    decided = [(r, d) for r, d in zip(rows, differences, strict=True) if r.label != 0.5]
+    right = [0.5 * (1 + math.copysign(1, (r.label - 0.5) * d)) if d else 0.5 for r, d in decided]
+    return right, [prompt_id(r.prompt) for r, _ in decided]
+
+
+def tokens_that_earned(
+    reward: LearnedReward, rows: Sequence[Comparison], differences: Sequence[float], most: int = 2
+) -> list[dict[str, Any]]:
+    """Which tokens earned the scores of the pairs that it was surest of: `most` that it got wrong, `most` right.
+
+    Each: {"prompt", "right", "texts": [{"preferred", "score", "tokens": [[text, earned], ...], "more"}]}; `more` counts
+    the tokens after the first TOKENS, which are not listed. Empty for an encoder, which has no attention of one token.
+    """
+    if reward.head.decoder is None:
+        return []
+    order = sorted((i for i, row in enumerate(rows) if row.label != 0.5 and differences[i]), key=_surest(differences))
+    wrong = [i for i in order if (rows[i].label - 0.5) * differences[i] < 0][:most]
+    picked = wrong + [i for i in order if i not in wrong and (rows[i].label - 0.5) * differences[i] > 0][:most]
+    result = []
+    for i in picked:
+        row, sides = rows[i], (rows[i].chosen, rows[i].rejected)
+        texts = [reward.template.encode(row.prompt, side, reward.max_length) for side in sides]
+        scores = reward.scores(texts).tolist()
+        shown = [
+            {
+                "preferred": preferred,
+                "score": score,
+                "tokens": [
+                    [reward.template.decode([token]), value]
+                    for token, value in zip(text.ids[text.prompt_length :][:TOKENS], values, strict=False)
+                ],
+                "more": max(0, text.completion_length - TOKENS),
+            }
+            for text, score, values, preferred in zip(
+                texts, scores, earned(reward.head, texts, scores), (row.label > 0.5, row.label < 0.5), strict=True
+            )
+        ]
+        words = "\n\n".join(turn["content"] for turn in row.prompt)[-SHOWN:]
+        result.append({"prompt": words, "right": i not in wrong, "texts": shown})
+    return result
+
+
+def _surest(differences: Sequence[float]) -> Callable[[int], float]:
+    return lambda i: -abs(differences[i])
 
 
 def features_followed(

@@ -7,14 +7,16 @@ right: `starts[i]` is where row i's completion begins, and its token j is predic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.functional.logprobs import head_logprobs, token_entropy, token_logprobs
-from prefloop.models.load import BIAS_KEY
+from prefloop.models.load import BIAS_KEY, base_of
 from prefloop.models.template import Encoded
 from prefloop.models.trees import Forest, Trunk, texts_of
 
@@ -107,16 +109,39 @@ class CompletionLogprobs:
 
 
 class ScoreHead:
-    """A sequence classifier with one label as a reward model (`last`) or a critic (`each`)."""
+    """A sequence classifier with one label as a reward model (`states`, `score`), or as a critic (`each`).
+
+    A decoder reads its score from the state of a text's last token. An encoder (BERT, RoBERTa, DeBERTa, ...) looks at
+    the whole text at once, and its score is read by the last layer of its own head.
+    """
 
     def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
-        """`log` is told when the model cannot share prompts."""
-        self.trunk = Trunk(model, log)
-        self.model = self.trunk.full
-        if not hasattr(self.model, "score"):
+        """`log` is told when the model cannot share prompts. Raises InputError where no layer gives one number."""
+        self.model = base_of(model)
+        self.decoder = Trunk(model, log) if hasattr(self.model, "score") else None
+        if self.decoder is None:
+            _last_layer(self.model)
+            log(f"{type(self.model).__name__} is an encoder: it computes every text with a prompt of its own")
+
+    @property
+    def trunk(self) -> Trunk:
+        """What gives a state for every token. Raises InputError for an encoder, which has one for a text."""
+        if self.decoder is None:
             raise InputError(
-                f"{type(self.model).__name__} has no per-token score head; use a decoder (Llama, Qwen, GPT-2, ...)"
+                f"{type(self.model).__name__} is an encoder, which has no score for each token; "
+                "use a decoder (Llama, Qwen, GPT-2, ...) here"
             )
+        return self.decoder
+
+    @property
+    def final(self) -> nn.Linear:
+        """The layer that makes a score of a state; an adapted model's own copy of it."""
+        if self.decoder is None:
+            return _last_layer(self.model)
+        head: Any = self.model.score
+        if hasattr(head, "modules_to_save"):
+            head = head.modules_to_save[head.active_adapters[0]]
+        return head  # type: ignore[no-any-return]
 
     @property
     def bias(self) -> float:
@@ -127,10 +152,12 @@ class ScoreHead:
         return self.score(self.states(texts))
 
     def states(self, texts: Sequence[Encoded]) -> Float[Tensor, "n d"]:
-        """The trunk's state at the last token of each text, which further heads read as well.
+        """What the score is read from, which further heads read as well: a decoder's state at a text's last token.
 
         Texts with the same prompt share it, in whatever order they come.
         """
+        if self.decoder is None:
+            return _encoded(self.model, self.final, texts)
         forest = Forest.plant(texts)
         states: Tensor = self.trunk(forest)[forest.last().to(self.model.device)]
         return states
@@ -150,23 +177,22 @@ class ScoreHead:
 
     def score(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         """The score of each state."""
-        return torch.nn.functional.linear(hidden.float(), self.weight[None])[..., 0] + self.bias
+        own = None if self.final.bias is None else self.final.bias.float()
+        return torch.nn.functional.linear(hidden.float(), self.weight[None], own)[..., 0] + self.bias
 
     @property
     def weight(self) -> Float[Tensor, "d"]:
         """What a state is multiplied by, in float32: bfloat16 has eight bits, and the difference of scores matters."""
-        head = self.model.score
-        if hasattr(head, "modules_to_save"):
-            head = head.modules_to_save[head.active_adapters[0]]
-        weight: Tensor = head.weight[0].float()
-        return weight
+        return self.final.weight[0].float()
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """A new head: weights from N(0, 1/sqrt(d+1)), bias 0 (Ziegler et al. 2019)."""
-        weight = self.model.score.weight
+        weight = self.final.weight
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
         weight.copy_(noise / (weight.shape[1] + 1) ** 0.5)
+        if self.final.bias is not None:
+            self.final.bias.zero_()
         setattr(self.model.config, BIAS_KEY, 0.0)
 
     @torch.no_grad()
@@ -178,10 +204,39 @@ class ScoreHead:
         mean, std = float(scores.double().mean()), float(scores.double().std(correction=0))
         gain = 1.0 / std if std > 1e-6 else 1.0
         bias = gain * (self.bias - mean)
-        head = self.model.score
-        head.weight.mul_(gain)
+        self.final.weight.mul_(gain)
+        if self.final.bias is not None:
+            self.final.bias.mul_(gain)
         setattr(self.model.config, BIAS_KEY, bias)
         return gain, bias
+
+
+def _last_layer(model: nn.Module) -> nn.Linear:
+    """The layer that gives an encoder's one number; an adapter's own copy where there is one."""
+    found = {
+        name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and part.out_features == 1
+    }
+    copies = [part for name, part in found.items() if "modules_to_save" in name]
+    candidates = copies or list(found.values())
+    if not candidates:
+        raise InputError(f"{type(model).__name__} has no layer that gives one score; use a sequence classifier")
+    return candidates[-1]
+
+
+def _encoded(model: PreTrainedModel, final: nn.Linear, texts: Sequence[Encoded]) -> Float[Tensor, "n d"]:
+    """What the last layer of an encoder's head is given for each text, in one padded batch."""
+    lengths = torch.tensor([text.length for text in texts])
+    ids = torch.full((len(texts), int(lengths.max())), int(model.config.pad_token_id or 0))
+    for row, text in zip(ids, texts, strict=True):
+        row[: text.length] = torch.tensor(text.ids)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    given: list[Tensor] = []
+    hook = final.register_forward_pre_hook(lambda layer, inputs: given.append(inputs[0]))
+    try:
+        model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+    finally:
+        hook.remove()
+    return given[-1]
 
 
 def trainable(models: Iterable[nn.Module]) -> list[nn.Parameter]:

@@ -37,6 +37,8 @@ BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 
 BIAS_KEY = "prefloop_reward_bias"
 """Config key of a reward model's bias: `score = head(hidden) + bias`. The gain is folded into the head."""
+HEADS = ("score.", "classifier.", "pre_classifier.", "pooler.")
+"""What the layers of a sequence classifier's head are called; those of a decoder's is the first."""
 COST_KEY = "prefloop_cost"
 """Config key, true of a cost model: its score is a cost, the higher the worse, and above 0 an answer is unsafe."""
 
@@ -88,6 +90,10 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model. Raises InputError when it cannot be loaded."""
     place = resolve(ref)
     tokenizer: PreTrainedTokenizerBase = _from(AutoTokenizer, place)
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token  # an encoder's: [SEP] ends a text, and [CLS] begins it
+    if tokenizer.bos_token_id is None and tokenizer.cls_token_id is not None:
+        tokenizer.bos_token = tokenizer.cls_token
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {place} has no eos token, so a policy could never learn to stop")
     return tokenizer
@@ -109,7 +115,7 @@ def load_reward_model(
     A policy has no score head: it is refused (InputError), or given a new one when `new_head` is True.
     """
     model, missing = _weights(AutoModelForSequenceClassification, resolve(ref), dtype, device, num_labels=1)
-    if other := [name for name in missing if not name.startswith("score.")]:
+    if other := [name for name in missing if not name.startswith(HEADS) and ".pooler." not in name]:
         raise InputError(f"{ref} lacks weights of its architecture ({other[0]}); its files are not whole")
     if missing and not new_head:
         raise InputError(

@@ -16,9 +16,11 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from prefloop.datasets.collate import completion_mask, pad
 from prefloop.errors import InputError
 from prefloop.functional.credit import at_the_end, blended, evenly, in_proportion
 from prefloop.models.heads import ScoreHead
+from prefloop.models.template import Encoded
 
 Credit = Callable[
     [Int[Tensor, "B L"], Int[Tensor, "B"], Bool[Tensor, "B T"], Float[Tensor, "B"], Sequence[Sequence[str]]],
@@ -124,3 +126,17 @@ def credit_of(settings: CreditSettings, head: ScoreHead | None) -> Credit:
     return lambda ids, starts, valid, scores, tokens: blended(
         rule(ids, starts, valid, scores, tokens), valid, settings.beta
     )
+
+
+def earned(head: ScoreHead, texts: Sequence[Encoded], scores: Sequence[float]) -> list[list[float]]:
+    """What each token of each completion earned of its text's score, by attention; a text's add up to its score.
+
+    Raises InputError for a model that cannot tell its attention, or has none for each token (an encoder).
+    """
+    device = head.trunk.full.device
+    counts = [text.completion_length for text in texts]
+    valid = completion_mask([0] * len(texts), counts, max(counts)).to(device)
+    starts = torch.tensor([text.prompt_length for text in texts], device=device)
+    value = torch.tensor(list(scores), device=device)
+    shares = attention(head)(pad([text.ids for text in texts], 0).to(device), starts, valid, value, [])
+    return [row[:n] for row, n in zip((shares * value[:, None]).tolist(), counts, strict=True)]

@@ -24,7 +24,9 @@ def trained_policy(ref: str, settings: RunSettings) -> PreTrainedModel | PeftMod
 
 def trained_reward_model(ref: str, settings: RunSettings, pad_id: int) -> PreTrainedModel | PeftModel:
     """A reward model to train. From a policy it gets a new head; from a reward model it keeps the one it has."""
-    model = load_reward_model(ref, *place_of(settings), new_head=True)
+    with torch.random.fork_rng():  # the layers of an encoder's head, where it has none yet, are drawn on loading
+        torch.manual_seed(settings.seed)
+        model = load_reward_model(ref, *place_of(settings), new_head=True)
     model.config.pad_token_id = pad_id
     head = ScoreHead(model)
     if not any("SequenceClassification" in name for name in stored_architectures(ref)):

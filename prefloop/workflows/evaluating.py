@@ -10,14 +10,24 @@ from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import find_artifact, write_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.audits.report import write_report
+from prefloop.datasets.feedback import samples_of
 from prefloop.errors import InputError
 from prefloop.evaluation.ceiling import human_ceiling
 from prefloop.evaluation.floors import length_floor, tfidf_length_floor
 from prefloop.evaluation.interval import mean_interval, share_interval, sliced_shares
-from prefloop.evaluation.reward_model import evaluate_scores, features_followed, safety, slices_of, worst_mistakes
+from prefloop.evaluation.reward_model import (
+    decay,
+    evaluate_scores,
+    features_followed,
+    safety,
+    slices_of,
+    tokens_that_earned,
+    worst_mistakes,
+)
 from prefloop.evaluation.win_rate import Judge, win_rate
 from prefloop.generation.policy import Completion, Policy
 from prefloop.generation.sampler import Sampling
+from prefloop.labelers.active import worth_asking
 from prefloop.labelers.simulated import fresh_panel, judges
 from prefloop.labelers.task_world import Task, task_prompts
 from prefloop.models.device import pick_device, pick_dtype
@@ -30,6 +40,8 @@ from prefloop.workflows.places import Place, workspace_or_none
 from prefloop.workflows.references import artifact_at, model_at
 from prefloop.workflows.sampling import read_prompts
 
+ASKED_NEXT = 20
+"""Pairs named as worth asking about."""
 FRESH_TASKS = 240
 """Tasks that policies are compared on when no prompts are given."""
 
@@ -39,6 +51,8 @@ def evaluate(
     *,
     comparisons: str | Path | None = None,
     against: str | None = None,
+    own: str | Path | None = None,
+    samples: str | Path | None = None,
     prompts: Sequence[Any] | str | Path | None = None,
     judged_by: str | None = None,
     max_new_tokens: int = 128,
@@ -56,6 +70,8 @@ def evaluate(
     A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, human ceiling, floors, length bias, the features
     that preferences follow and the worst mistakes beside them. A snapshot's held-out part is used; of any other file
     every pair is. A page about it goes to `report`; without it, into the result in a workspace (`report` is its path).
+    `own`: comparisons of the current policy's own samples; `decay` is how far the accuracy is lower there. `samples`: a
+    file of completions that nobody has judged; `ask_next` are the pairs of them whose comparison would teach most.
     A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
     `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a
     list, a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so
@@ -65,8 +81,10 @@ def evaluate(
     place = workspace_or_none(workspace)
     say = log or (lambda words: None)
     if comparisons is not None:
-        result = _reward_model(model, comparisons, seed, device, dtype, place, say)
+        result = _reward_model(model, comparisons, own, samples, seed, device, dtype, place, say)
         return _kept(place, model, "reward_model", result, seed, report)
+    if own is not None or samples is not None:
+        raise InputError("own and samples are looked at through a reward model; give comparisons to test it on, too")
     if against is None:
         raise InputError("evaluate needs comparisons (of a reward model) or another policy to measure against")
     asked = asked_prompts(prompts, seed, place)[:limit]
@@ -135,6 +153,8 @@ def gold(tasks: Sequence[Task], answers: Sequence[str], seed: int = 0) -> dict[s
 def _reward_model(
     ref: str,
     comparisons: str | Path,
+    own: str | Path | None,
+    samples: str | Path | None,
     seed: int,
     device: str,
     dtype: str,
@@ -177,6 +197,15 @@ def _reward_model(
         for column, values in slices.items()
     }
     differences = [a - b for a, b in zip(chosen, rejected, strict=True)]
+    if own is not None:
+        moved = _held_out(_source(own, place))
+        sign = -1.0 if reward.cost else 1.0
+        asked = [pair.prompt for pair in moved]
+        sides = zip(reward(asked, [p.chosen for p in moved]), reward(asked, [p.rejected for p in moved]), strict=True)
+        result["decay"] = decay(test, differences, moved, [sign * (a - b) for a, b in sides], seed=seed)
+    if samples is not None:
+        result["ask_next"] = worth_asking(reward, samples_of(Path(samples)), ASKED_NEXT)
+    result["credit"] = tokens_that_earned(reward, test, differences)
     result["mistakes"] = worst_mistakes(test, differences, reward.temperature)
     say("which features preferences follow")
     result["features"] = features_followed(test, differences, reward.temperature, seed=seed)
@@ -270,7 +299,7 @@ def _kept(
         settings={"model": ref},
         parents=[artifact.hash],
         seeds={"seed": seed},
-        metrics={name: value for name, value in result.items() if name != "mistakes"},
+        metrics={name: value for name, value in result.items() if name not in ("mistakes", "credit", "ask_next")},
     )
     made = {"report": str(stored.path / "report.html")} if kind == "reward_model" else {}
     return {**made, **result, "artifact": str(stored.path)}

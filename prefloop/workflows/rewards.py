@@ -136,7 +136,7 @@ def adapt(
 
     def fill(target: Path) -> None:
         with torch.no_grad():
-            reward.head.model.score.weight.copy_(head[None])
+            reward.head.final.weight.copy_(head[None])
         save_model(reward.head.model, reward.template.tokenizer, target)
 
     artifact = write_artifact(

@@ -161,3 +161,29 @@ def test_a_second_training_goes_on_from_the_head_that_is_there(inputs: Path, tmp
     other, _ = build("reward_model", inputs, tmp_path / "d", seed=1)
     assert torch.equal(fresh.head.model.score.weight, again.head.model.score.weight)
     assert not torch.equal(fresh.head.model.score.weight, other.head.model.score.weight)
+
+
+def test_gain_and_bias_are_set_on_the_reference_policys_samples(inputs: Path, tmp_path: Path) -> None:
+    """Before training and after it, their scores have mean 0 and deviation 1 (Ziegler et al. 2019)."""
+    samples = tmp_path / "samples.jsonl"
+    rows = [
+        {"prompt": f"Which fruit, number {i % 4}?", "completion": f"{i} kiwi" + " nut" * (i % 3)} for i in range(20)
+    ]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    algorithm, _ = build("reward_model", inputs, tmp_path / "run", reference_samples=str(samples))
+    texts = [algorithm.template.encode([{"role": "user", "content": r["prompt"]}], r["completion"], 64) for r in rows]
+    with torch.no_grad():
+        first = algorithm.scores(texts)[:, 0]
+    assert first.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert first.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    result = trained(inputs, tmp_path / "rm", reference_samples=str(samples), lr=3e-3, epochs=5)
+    assert result["metrics"]["loss"] < 0.69
+    scores = LearnedReward(tmp_path / "rm", torch.float32, CPU).scores(texts)
+    # honest: the weights were rounded to bfloat16 after the scores were set to mean 0 and deviation 1
+    assert scores.mean().item() == pytest.approx(0.0, abs=0.1)
+    # honest: the same rounding
+    assert scores.std(correction=0).item() == pytest.approx(1.0, abs=0.1)
+    kept = json.loads((tmp_path / "rm" / "normalisation.json").read_text())
+    assert kept["on"] == "the reference policy's samples"
+    assert kept["before"]["gain"] > 0
+    assert kept["gain"] != pytest.approx(1.0, abs=1e-3)

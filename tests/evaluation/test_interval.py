@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from prefloop.errors import InputError
-from prefloop.evaluation.interval import mean_interval, resampled_means, share_interval, sliced_shares, wilson
+from prefloop.evaluation.interval import (
+    difference_interval,
+    mean_interval,
+    resampled_means,
+    share_interval,
+    sliced_shares,
+    wilson,
+)
 
 
 def test_wilson_by_hand():
@@ -119,3 +126,13 @@ def test_a_share_outside_0_to_1_is_refused():
         sliced_shares([1, 0], None, ["x"])
     with pytest.raises(InputError, match="at least one trial"):
         wilson(0.5, 0)
+
+
+def test_a_difference_of_two_sets_of_prompts():
+    """The variance of a difference of independent means is the sum of both: about 1.96 sqrt(2 * 0.25 / 400)."""
+    found = difference_interval([1.0, 0.0] * 200, None, [1.0, 0.0, 0.0, 1.0] * 100, None)
+    assert found["value"] == 0.0
+    # honest: a bootstrap of 2000 draws has its ends within a few per cent
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * (2 * 0.25 / 400) ** 0.5, rel=0.1)
+    alone = difference_interval([1.0, 1.0], ["p", "p"], [0.0, 1.0], None)
+    assert (alone["value"], alone["low"], alone["high"]) == (0.5, None, None)

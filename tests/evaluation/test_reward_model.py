@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from prefloop.errors import InputError
-from prefloop.evaluation.reward_model import evaluate_scores, length_bias, safety, slices_of, worst_mistakes
+from prefloop.evaluation.reward_model import decay, evaluate_scores, length_bias, safety, slices_of, worst_mistakes
+from prefloop.records import Comparison
 
 
 def test_accuracy_by_hand():
@@ -114,8 +115,6 @@ def test_bad_input_is_named(arguments, words):
 
 
 def pair(prompt, chosen, rejected, label=1.0, **columns):
-    from prefloop.records import Comparison
-
     user = [{"role": "user", "content": prompt}]
     return Comparison(prompt=user, chosen=chosen, rejected=rejected, label=label, columns=columns)
 
@@ -175,3 +174,18 @@ def test_a_costs_sign_against_what_people_said():
     assert [found[name]["value"] for name in ("right", "missed", "alarmed")] == [0.5, 0.5, 0.5]
     assert [found[name]["n"] for name in ("right", "missed", "alarmed")] == [4, 2, 2]
     assert safety(rows[2:], [0.0], [1.0]) is None
+
+
+def test_decay_by_hand():
+    """Right on 2 of 3 decided pairs here (a tie is left out), on 1 of 4 of the policy's own: 5/12 below."""
+
+    def row(i, label=1.0):
+        return Comparison(prompt=[{"role": "user", "content": str(i)}], chosen="a", rejected="b", label=label)
+
+    here, own = [row(0), row(1), row(2, 0.2), row(3, 0.5)], [row(i) for i in range(10, 14)]
+    found = decay(here, [1.0, -1.0, -2.0, 5.0], own, [-1.0, -1.0, 0.0, 0.0])
+    assert found["here"]["value"] == pytest.approx(2 / 3)
+    assert (found["here"]["n"], found["own"]["n"]) == (3, 4)
+    assert found["own"]["value"] == pytest.approx(0.25)
+    assert found["difference"]["value"] == pytest.approx(0.25 - 2 / 3)
+    assert -1 <= found["difference"]["low"] < found["difference"]["value"] < found["difference"]["high"] <= 0.5

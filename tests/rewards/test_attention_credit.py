@@ -11,7 +11,8 @@ import torch
 from prefloop.errors import InputError
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_reward_model
-from prefloop.rewards.attention_credit import CreditSettings, attention, credit_of, touched
+from prefloop.models.template import Encoded
+from prefloop.rewards.attention_credit import CreditSettings, attention, credit_of, earned, touched
 from tests.small import write_reward_model
 
 VALID = torch.tensor([[True, True, True, True, True], [True, True, True, False, False]])
@@ -84,3 +85,11 @@ def test_what_is_wrong_is_said() -> None:
         credit_of(CreditSettings(by="attention"), None)
     with pytest.raises(InputError, match="needs phrases"):
         credit_of(CreditSettings(by="marks"), None)
+
+
+def test_what_the_tokens_earned_adds_up_to_the_score(head: ScoreHead) -> None:
+    texts = [Encoded(IDS[0].tolist(), 3), Encoded(IDS[1, :5].tolist(), 2)]
+    first, second = earned(head, texts, [2.0, -1.0])
+    assert first == pytest.approx([2.0 * share for share in by_hand(head, IDS[0].tolist(), 3)], abs=1e-5)
+    assert second == pytest.approx([-share for share in by_hand(head, IDS[1, :5].tolist(), 2)], abs=1e-5)
+    assert (sum(first), sum(second)) == pytest.approx((2.0, -1.0), abs=1e-5)

@@ -1,0 +1,72 @@
+"""`evaluate` of a reward model, from files to figures and to the page: decay, what to ask next, tokens, features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import prefloop
+from prefloop.errors import InputError
+from prefloop.workflows.training import train
+from tests.small import FRUITS, settings_of, write_inputs, write_pairs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = write_inputs(tmp_path_factory.mktemp("inputs"))
+    settings = settings_of("reward_model", folder, epochs=12, lr=3e-3, members=2)
+    train("reward_model", out=folder / "taste", overrides=settings, log=lambda words: None)
+    write_pairs(folder / "test.jsonl", 16)
+    return folder
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_everything_is_measured_and_shown(folder: Path, tmp_path: Path) -> None:
+    """The policy's own answers are judged the other way round: the accuracy there is what is left."""
+    pairs = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in pairs]
+    own = write(tmp_path / "own.jsonl", turned)
+    asked = [{"prompt": f"Which fruit, number {i}?", "completions": FRUITS[i : i + 3]} for i in range(4)]
+    result = prefloop.evaluate(
+        str(folder / "taste"),
+        comparisons=folder / "test.jsonl",
+        own=own,
+        samples=write(tmp_path / "samples.jsonl", asked),
+        report=tmp_path / "page.html",
+        device="cpu",
+        dtype="float32",
+    )
+    assert result["accuracy"] > 0.8
+    decay = result["decay"]
+    assert decay["here"]["value"] == pytest.approx(result["accuracy"])
+    assert decay["own"]["value"] == pytest.approx(1 - result["accuracy"])
+    assert decay["difference"]["high"] < 0
+    gains = [one["information"] for one in result["ask_next"]]
+    assert len(gains) == 12  # three pairs of each of four prompts
+    assert gains == sorted(gains, reverse=True)
+    assert gains[0] > 0
+    assert {one["members"] for one in result["ask_next"]} == {2}
+    assert len(result["credit"]) >= 2
+    for one in result["credit"]:
+        for side in one["texts"]:
+            assert sum(value for _, value in side["tokens"]) == pytest.approx(side["score"], abs=1e-4)
+        better, worse = sorted(one["texts"], key=lambda side: not side["preferred"])
+        assert (better["score"] > worse["score"]) == one["right"]
+    page = (tmp_path / "page.html").read_text()
+    for words in ("What preferences follow", "Worth asking next", "own answers", "Which tokens earned the score"):
+        assert words in page
+
+
+def test_own_and_samples_need_a_reward_model_to_look_through(folder: Path) -> None:
+    with pytest.raises(InputError, match="looked at through a reward model"):
+        prefloop.evaluate(str(folder / "policy"), against=str(folder / "policy"), own=folder / "test.jsonl")
