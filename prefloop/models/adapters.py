@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefloop.errors import InputError
-from prefloop.models.load import disk_errors, save_model
+from prefloop.models.load import disk_errors, load_reward_model, save_model
 
 
 def add_lora(
@@ -51,3 +53,24 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
         save_model(merged, tokenizer, folder)
     else:
         save_model(model, tokenizer, folder)
+
+
+def load_adapters(folders: Sequence[Path], dtype: torch.dtype, device: torch.device) -> PeftModel:
+    """One reward model with the adapter of each folder, named by its place: "0", "1", ...; in eval mode.
+
+    The folders are reward models that were trained as adapters (`lora`), whose base is loaded once. Raises InputError
+    for a model without an adapter, and for adapters of different bases.
+    """
+    bases = []
+    for folder in folders:
+        config = folder / "adapter" / "adapter_config.json"
+        if not config.is_file() or not (folder / "adapter" / "adapter_model.safetensors").is_file():
+            raise InputError(f"{folder} has no adapter/: it was not trained with lora, so it has a trunk of its own")
+        bases.append(str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]))
+    if len(set(bases)) > 1:
+        raise InputError(f"these adapters are not of one base, which they could share: {', '.join(sorted(set(bases)))}")
+    model = load_reward_model(bases[0], dtype, device, new_head=True)
+    adapted = PeftModel.from_pretrained(model, str(folders[0] / "adapter"), adapter_name="0")
+    for place, folder in enumerate(folders[1:], 1):
+        adapted.load_adapter(str(folder / "adapter"), adapter_name=str(place))
+    return adapted.eval()

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
@@ -26,6 +26,8 @@ from prefloop.settings import build
 
 Reward = Callable[..., Sequence[float | None]]
 """Scores of completions, given their prompts (lists of messages) and whatever columns the data have."""
+Together = Callable[[list[str]], Reward]
+"""Loads several reward models that are adapters of one base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Part:
     """What an ensemble says: the mean of its members, the worst, or the mean less `penalty` times their variance."""
     penalty: NonNegativeFloat = 0.5
     """Used with `members: penalised`; 0.5 suits best-of-n, 0.1 PPO (Coste et al. 2023)."""
+    trunk: Literal["own", "shared"] = "own"
+    """shared: the models are adapters (`lora`) of one base, which is loaded once; used with several in `learned`."""
     function: str | None = None
     """`module:function`, called as TRL calls it; the module is looked for beside the run file too."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -196,11 +200,13 @@ def compose(
     base: Path | None = None,
     columns: Mapping[str, Mapping[str, Any]] | None = None,
     where: str = "reward",
+    together: Together | None = None,
 ) -> Composition:
     """The reward that a mapping {name: part} describes (see `Part`).
 
-    `learned(ref)` loads a reward model; `base` is the folder in which modules are looked for first; `columns` are what
-    the data say beside each prompt, by its id (`prompt_columns`). A part may also be a callable.
+    `learned(ref)` loads a reward model, `together(refs)` several adapters of one base; `base` is the folder in
+    which modules are looked for first; `columns` are what the data say beside each prompt, by its id
+    (`prompt_columns`). A part may also be a callable.
     Raises InputError for a part with no source or with two, an unknown key, or a function that is not there.
     """
     if not isinstance(spec, Mapping) or not spec:
@@ -220,16 +226,23 @@ def compose(
             raise InputError(f"{here} needs one of learned, function, sum and product; it has {said}")
         if part.clip is not None and part.clip[0] >= part.clip[1]:
             raise InputError(f"{here}: clip must be [low, high] with low < high, got {part.clip}")
-        parts.append(_named(str(name), part, learned, base, here))
+        parts.append(_named(str(name), part, learned, base, here, together))
     if all(p.part.limit is not None for p in parts):
         raise InputError(f"{where} has constraints only; at least one part must earn something")
     return Composition(parts, columns)
 
 
-def _named(name: str, part: Part, learned: Callable[[str], Reward], base: Path | None, where: str) -> _Named:
+def _named(
+    name: str, part: Part, learned: Callable[[str], Reward], base: Path | None, where: str, together: Together | None
+) -> _Named:
     if part.learned is not None:
         refs = [part.learned] if isinstance(part.learned, str) else part.learned
-        models: list[Any] = [learned(ref) for ref in refs]
+        if part.trunk == "own":
+            models: list[Any] = [learned(ref) for ref in refs]
+        elif together is not None:
+            models = [together(refs)]
+        else:
+            raise InputError(f"{where}: a shared trunk cannot be loaded here; leave `trunk` out")
         alone = len(models) == 1 and part.members == "mean"
         if part.limit is None and part.weight >= 0 and any(getattr(model, "cost", False) for model in models):
             raise InputError(f"{where} is a cost model, higher for what is worse: give it a limit, or a weight below 0")
@@ -240,12 +253,14 @@ def _named(name: str, part: Part, learned: Callable[[str], Reward], base: Path |
         if part.arguments:
             made = made(**part.arguments)
         return _Named(name, part, Function(name, made, messages=part.messages).score)
-    inner = _inner(part.sum or part.product or {}, learned, base, where)
+    inner = _inner(part.sum or part.product or {}, learned, base, where, together)
     return _Named(name, part, _Product(inner).score if part.sum is None else inner.score, inner.models)
 
 
-def _inner(spec: Mapping[str, Any], learned: Callable[[str], Reward], base: Path | None, where: str) -> Composition:
-    made = compose(spec, learned, base=base, where=where)
+def _inner(
+    spec: Mapping[str, Any], learned: Callable[[str], Reward], base: Path | None, where: str, together: Together | None
+) -> Composition:
+    made = compose(spec, learned, base=base, where=where, together=together)
     if made.multipliers:
         raise InputError(
             f"{where}: {next(iter(made.multipliers))} has a limit; constraints stand at the top level only"

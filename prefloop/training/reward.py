@@ -11,6 +11,7 @@ from prefloop.models.template import Template
 from prefloop.rewards.attention_credit import Credit, CreditSettings, credit_of
 from prefloop.rewards.composition import Composition, Reward, compose
 from prefloop.rewards.learned import LearnedReward, earning
+from prefloop.rewards.shared_trunk import SharedTrunk
 from prefloop.training.method import Inputs
 from prefloop.training.roles import place_of
 from prefloop.training.run import RunSettings
@@ -21,9 +22,18 @@ DEFAULT = "reward_model"
 
 def reward_model_at(ref: str, inputs: Inputs, settings: RunSettings) -> LearnedReward:
     """A reward model by its name, hash or directory (relative to the run file, if it is there); becomes a parent."""
+    return LearnedReward(_folder(ref, inputs), *place_of(settings), max_length=settings.max_length)
+
+
+def adapters_at(refs: list[str], inputs: Inputs, settings: RunSettings) -> SharedTrunk:
+    """Reward models that are adapters of one base, which is loaded once; they become parents."""
+    folders = [_folder(ref, inputs) for ref in refs]
+    return SharedTrunk(folders, *place_of(settings), max_length=settings.max_length)
+
+
+def _folder(ref: str, inputs: Inputs) -> str:
     beside = inputs.base / ref
-    place = inputs.resolve(str(beside) if beside.exists() else ref, "reward_model")
-    return LearnedReward(place, *place_of(settings), max_length=settings.max_length)
+    return inputs.resolve(str(beside) if beside.exists() else ref, "reward_model")
 
 
 def model_within(reward: Reward) -> LearnedReward | None:
@@ -63,4 +73,9 @@ def built_reward(
         return model, model.place
     assert inputs.data is not None
     columns = prompt_columns(inputs.data, inputs.ledger)
-    return compose(reward, learned, base=inputs.base, columns=columns), places[0] if places else None
+
+    def together(refs: list[str]) -> Reward:
+        return adapters_at(refs, inputs, settings)
+
+    made = compose(reward, learned, base=inputs.base, columns=columns, together=together)
+    return made, places[0] if places else None

@@ -271,3 +271,22 @@ def test_rankings_ratings_and_approvals_find_the_same_scores() -> None:
         1,
     )
     assert correlation(approved, truth) > 0.97
+
+
+def test_centring_brings_the_mean_to_0_and_leaves_the_order() -> None:
+    """Differences alone keep the mean that the scores began with, 5; with 0.01 (r_w + r_l)^2 it goes to 0."""
+    draw = torch.Generator().manual_seed(3)
+    truth = torch.randn(30, generator=draw, dtype=torch.double)
+    a, b = torch.combinations(torch.arange(30)).T
+    p = (truth[a] - truth[b]).sigmoid()
+    said = torch.stack([p, 1 - p], 1)
+
+    def loss(s: Tensor, center: float) -> Tensor:
+        logprobs = comparison_logprobs(s[a] - s[b], None)
+        return (cross_entropy(logprobs, said) + center * (s[a] + s[b]).square()).mean()
+
+    plain, _ = fitted(lambda s, _: loss(s + 5, 0.0), 30)
+    centred, _ = fitted(lambda s, _: loss(s + 5, 0.01), 30)
+    assert (plain + 5).mean().item() == pytest.approx(5.0, abs=1e-6)
+    assert (centred + 5).mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert torch.equal(centred.argsort(), truth.argsort())

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import prefloop
 from prefloop.errors import InputError
 from prefloop.rewards.learned import LearnedReward
+from prefloop.workflows import rewards
 from tests.small import write_inputs
 
 
@@ -97,3 +98,21 @@ def test_policies_are_averaged_too(inputs: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(mean[name].float(), weight.float(), rtol=0.01, atol=1e-4)
     said = prefloop.sample(str(tmp_path / "mean"), ["Hello?"], max_new_tokens=4)
     assert len(said["completions"]) == 1
+
+
+def test_the_average_is_at_least_as_right_as_its_members_are_on_average() -> None:
+    """WARM: six heads, each fitted to its own bootstrap of noisy comparisons; 20,000 fresh pairs, five worlds."""
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        truth = torch.randn(20, generator=draw)
+        x, test = torch.randn(150, 20, generator=draw), torch.randn(20_000, 20, generator=draw)
+        won = torch.where(torch.rand(150, generator=draw) < (x @ truth / 2).sigmoid(), 1.0, -1.0)
+        members = []
+        for _ in range(6):
+            rows = torch.randint(150, (150,), generator=draw)
+            some = x[rows] * won[rows, None]
+            # The least-squares direction of the bootstrap, with ridge 1: one linear head for each member.
+            members.append({"score.weight": torch.linalg.solve(some.T @ some + torch.eye(20), some.sum(0))[None]})
+        right = [float(((test @ w["score.weight"][0] > 0) == (test @ truth > 0)).float().mean()) for w in members]
+        mean = rewards._mean(members, [str(i) for i in range(6)])["score.weight"][0]
+        assert float(((test @ mean > 0) == (test @ truth > 0)).float().mean()) >= sum(right) / 6
