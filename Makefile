@@ -3,8 +3,8 @@
 # check  format, lint, types, import layers, and the honesty of the tests
 # prove  the long proofs
 # peers  the environments of the libraries that we are compared with, in .bench/
-# bench  side by side with those libraries, the demo over three seeds, the runs on real preferences, the web app, and
-#        what answers are worth; hours on 2 cores
+# bench  side by side with those libraries, the demo over three seeds, the runs on real preferences, the web app, 
+#        what answers are worth, safety, credit, and real preferences in folds; hours on 2 cores
 #
 # Each makes .venv when it is missing, with the exact versions of constraints.txt.
 # PYTHON=python3.12 chooses another interpreter. On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's
@@ -46,6 +46,11 @@ bench: peers
 	$(BIN)/python -m benchmarks.sentiment --out .bench/sentiment
 	$(BIN)/python -m benchmarks.web
 	$(BIN)/python -m benchmarks.worth
+	$(BIN)/python -m benchmarks.safety
+	$(BIN)/python -m benchmarks.credit
+	$(BIN)/python -m benchmarks.folds hh
+	$(BIN)/python -m benchmarks.folds ukp
+	$(BIN)/python -m benchmarks.folds rag
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"prefloop needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one: make PYTHON=python3.12")'
