@@ -3,7 +3,7 @@
 # check  format, lint, types, import layers, and the honesty of the tests
 # prove  the long proofs
 # peers  the environments of the libraries that we are compared with, in .bench/
-# bench  side by side with those libraries, the demo over three seeds, the runs on real preferences, the web app, 
+# bench  side by side with those libraries, the demo over three seeds, the runs on real preferences, the web app,
 #        what answers are worth, safety, credit, and real preferences in folds; hours on 2 cores
 #
 # Each makes .venv when it is missing, with the exact versions of constraints.txt.
