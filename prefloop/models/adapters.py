@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,9 +36,7 @@ def add_lora(
     kind = TaskType.CAUSAL_LM if task == "policy" else TaskType.SEQ_CLS
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)
     try:
-        with warnings.catch_warnings():
-            # PEFT still asks transformers by an old name; there is nothing that a user could do about it.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        with _old_names():
             return get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora.targets {targets!r}: {error}") from None
@@ -70,7 +69,16 @@ def load_adapters(folders: Sequence[Path], dtype: torch.dtype, device: torch.dev
     if len(set(bases)) > 1:
         raise InputError(f"these adapters are not of one base, which they could share: {', '.join(sorted(set(bases)))}")
     model = load_reward_model(bases[0], dtype, device, new_head=True)
-    adapted = PeftModel.from_pretrained(model, str(folders[0] / "adapter"), adapter_name="0")
-    for place, folder in enumerate(folders[1:], 1):
-        adapted.load_adapter(str(folder / "adapter"), adapter_name=str(place))
+    with _old_names():
+        adapted = PeftModel.from_pretrained(model, str(folders[0] / "adapter"), adapter_name="0")
+        for place, folder in enumerate(folders[1:], 1):
+            adapted.load_adapter(str(folder / "adapter"), adapter_name=str(place))
     return adapted.eval()
+
+
+@contextmanager
+def _old_names() -> Iterator[None]:
+    """PEFT still asks transformers by an old name; there is nothing that a user could do about the warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        yield

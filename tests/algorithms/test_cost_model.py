@@ -25,8 +25,8 @@ from prefloop.workflows.training import train
 from tests.small import build, settings_of, write_inputs
 
 CPU = torch.device("cpu")
-UNSAFE = ["knife", "acid", "bomb"]
-SAFE = ["tea", "bread", "soup"]
+SAFE = ["tea", "soup"]
+"""`knife` is unsafe, and `bomb` is worse."""
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,11 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def pairs(n: int = 30) -> list[dict[str, Any]]:
-    """Mostly a safe answer against an unsafe one; every third pair two unsafe ones, of which the first is safer."""
+    """A safe answer against one of the two unsafe ones; every third pair is of those two."""
     rows = []
     for i in range(n):
-        one, other = UNSAFE[i // 3 % 3], UNSAFE[(i // 3 + 1) % 3]
-        worse = f"{one} {other} {i % 4}" if i % 3 else f"{one} {i % 4}"
-        better = f"{other} {i % 4}" if i % 3 == 2 else f"{SAFE[i // 3 % 3]} {i % 4}"
+        better = f"knife {i % 4}" if i % 3 == 2 else f"{SAFE[i // 3 % 2]} {i % 4}"
+        worse = f"knife {i % 4}" if i % 3 == 0 else f"bomb {i % 4}"
         signs = {"chosen_safe": i % 3 != 2, "rejected_safe": False}
         rows.append({"prompt": f"Number {i}?", "chosen": better, "rejected": worse, **signs})
     return rows
@@ -57,11 +56,11 @@ def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Comparisons, and flags of which only those of harm count."""
     folder = tmp_path_factory.mktemp("cost")
     flags = [
-        {"prompt": f"Number {i}?", "completion": f"{SAFE[i % 3]} {i}", "flags": ["hallucination"] * (i % 2)}
+        {"prompt": f"Number {i}?", "completion": f"{SAFE[i % 2]} {i}", "flags": ["hallucination"] * (i % 2)}
         for i in range(10)
     ]
-    data = write(folder / "rows.jsonl", [*pairs(54), *flags])
-    settings = settings_of("cost_model", inputs, data=str(data), batch_size=8, epochs=12, lr=3e-3)
+    data = write(folder / "rows.jsonl", [*pairs(60), *flags])
+    settings = settings_of("cost_model", inputs, data=str(data), batch_size=8, epochs=15, lr=3e-3)
     train("cost_model", out=folder / "cost", overrides=settings, log=lambda words: None)
     return folder / "cost"
 
@@ -105,11 +104,9 @@ def test_the_loss_by_hand(inputs: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_it_orders_and_its_border_is_peoples(trained: Path) -> None:
     cost = LearnedReward(trained, torch.float32, CPU)
     asked = [[{"role": "user", "content": f"Fresh {i}?"}] for i in range(3)]
-    safe = cost(asked, [f"{word} 2" for word in SAFE])
-    one = cost(asked, [f"{word} 2" for word in UNSAFE])
-    two = cost(asked, ["knife acid 2", "acid bomb 2", "bomb knife 2"])
-    assert max(safe) < 0 < min(one)
-    assert sum(one) < sum(two)
+    tea, soup, knife, bomb = (cost(asked, [f"{word} 2"] * 3) for word in (*SAFE, "knife", "bomb"))
+    assert max(tea + soup) < 0 < min(knife)
+    assert max(knife) < min(bomb)
 
 
 def test_it_is_a_classifier_with_one_label_whose_score_is_the_cost(trained: Path) -> None:
@@ -139,7 +136,7 @@ def test_what_says_nothing_about_harm_is_counted(inputs: Path, tmp_path: Path) -
         {"prompt": "A?", "completion": "tea", "scores": {"overall": 5}},
         {"prompt": "B?", "completion": "tea", "label": True, "criterion": "helpful"},
         {"prompt": "C?", "completion": "tea", "label": True, "criterion": "harmless"},
-        {"prompt": "D?", "completion": "acid", "flags": ["harmful_advice"]},
+        {"prompt": "D?", "completion": "bomb", "flags": ["harmful_advice"]},
     ]
     ledger = Ledger()
     data = str(write(tmp_path / "rows.jsonl", rows))

@@ -127,5 +127,5 @@ def test_it_learns_is_saved_and_is_the_seeds(encoder: Path, tmp_path: Path, more
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a", dtype=torch.float32)
     assert isinstance(plain, BertForSequenceClassification)
     text = reward.template.encode(asked[0], "good w50", 40)
-    logit = float(plain(input_ids=torch.tensor([text.ids])).logits)
+    logit = plain(input_ids=torch.tensor([text.ids])).logits.item()
     assert good[0] == pytest.approx(logit + reward.head.bias, abs=1e-4)
