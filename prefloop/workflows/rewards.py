@@ -1,4 +1,4 @@
-"""What is made of models after their training: an average, one person's reward model, and labels that one is sure of."""
+"""What is made of models after training: an average, one person's reward model, labels that one is sure of."""
 
 from __future__ import annotations
 

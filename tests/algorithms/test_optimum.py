@@ -199,6 +199,7 @@ def test_dqn_finds_the_values_of_its_tokens(folder: Path) -> None:
             found.append(network.q_values(out.hidden_states[-1][0, -1:], out.logits[0, -1:])[0].tolist())
     # honest: the rarest token was tried some hundred times in 45 rollouts
     assert found[0] == pytest.approx([0.0, 2.0, 1.0, 1.5], abs=0.25)
+    # honest: as above
     assert found[1] == pytest.approx([1.0, 2.0, 1.0, 1.5], abs=0.25)
     assert len(algorithm.replay) == 1024
 
