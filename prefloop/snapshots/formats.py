@@ -303,6 +303,8 @@ def parse_rewarded(row: Any) -> Rewarded | Reject:
     Layouts: those of `parse_demonstration` beside `reward` (any number), or else `score` or `scores` (a rating; several
     criteria count by their mean), or else `label` (an approval: 1 or 0).
     """
+    if isinstance(row, dict) and row.get("kind") in ("rating", "approval"):
+        row = {key: value for key, value in row.items() if key != "kind"}  # in a snapshot; both say what it is worth
     said = parse_demonstration(row)
     if isinstance(said, Reject):
         return said

@@ -60,7 +60,7 @@ def trained(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(10)
     ]
     data = write(folder / "rows.jsonl", [*pairs(60), *flags])
-    settings = settings_of("cost_model", inputs, data=str(data), batch_size=8, epochs=15, lr=3e-3)
+    settings = settings_of("cost_model", inputs, data=str(data), batch_size=8, epochs=15, lr=1e-3)
     train("cost_model", out=folder / "cost", overrides=settings, log=lambda words: None)
     return folder / "cost"
 
@@ -113,7 +113,8 @@ def test_it_is_a_classifier_with_one_label_whose_score_is_the_cost(trained: Path
     model = AutoModelForSequenceClassification.from_pretrained(trained, dtype=torch.float32)
     cost = LearnedReward(trained, torch.float32, CPU)
     text = cost.template.encode([{"role": "user", "content": "Fresh?"}], "knife", 64)
-    logit = float(model(input_ids=torch.tensor([text.ids])).logits[0, 0])
+    with torch.no_grad():
+        logit = float(model(input_ids=torch.tensor([text.ids])).logits[0, 0])
     assert float(cost.scores([text])) == pytest.approx(logit + getattr(model.config, BIAS_KEY), abs=1e-4)
     assert cost.cost
     assert getattr(model.config, COST_KEY) is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three members: the same base and data, three seeds."""
+    """Three members of one base: three seeds, and one of them was told the opposite."""
     torch.set_num_threads(1)
     folder = write_inputs(tmp_path_factory.mktemp("inputs"))
-    for seed in range(3):
-        settings = settings_of("reward_model", folder, lora={"rank": 4}, seed=seed, lr=1e-2, epochs=4)
+    said = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    turned = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in said]
+    (folder / "turned.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turned))
+    for seed, data in enumerate(("pairs.jsonl", "turned.jsonl", "pairs.jsonl")):
+        changes = {"data": str(folder / data), "lora": {"rank": 4}, "seed": seed, "lr": 1e-2, "epochs": 4}
+        settings = settings_of("reward_model", folder, **changes)
         train("reward_model", out=folder / f"member-{seed}", overrides=settings, log=lambda words: None)
     return folder
 
@@ -43,7 +48,7 @@ def test_each_member_is_its_own_model(inputs: Path) -> None:
         alone = torch.tensor(LearnedReward(folder, torch.float32, CPU)(asked, said))
         # honest: the merged weights of each model were rounded to bfloat16, base and adapter together
         torch.testing.assert_close(found[:, place], alone, atol=0.1, rtol=0.05)
-    assert (found[:, 0] - found[:, 1]).abs().max() > 0.2  # far more than rounding: the seeds went different ways
+    assert (found[:, 0] - found[:, 1]).abs().max() > 1  # far more than rounding
     assert torch.equal(together.members(asked, said), found)  # and the order in which they are taken on leaves nothing
     assert together(asked, said) == pytest.approx(found.mean(1).tolist())
     whole = sum(p.numel() for p in LearnedReward(folders[0], torch.float32, CPU).head.model.parameters())

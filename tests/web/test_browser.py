@@ -174,8 +174,8 @@ def test_a_passage_is_marked_on_the_rendered_text(chromium: Browser, site: Site,
     page.fill("#marks input", "of Norway only")
     page.keyboard.press("Escape")  # out of the field, so that keys are keys again
     page.evaluate(
-        "() => { const [p] = document.querySelectorAll('#rendered p'); const range = document.createRange();"
-        " range.setStart(p.firstChild, 3); range.setEnd(p.childNodes[2], 4); getSelection().addRange(range); }"
+        "() => { const [p] = document.querySelectorAll('#rendered p');"
+        " getSelection().setBaseAndExtent(p.firstChild, 3, p.childNodes[2], 4); }"
     )
     page.keyboard.press("m")
     page.click("[data-action=save]")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,24 +36,26 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo with a reference that is renewed": ("dpo", {"renewal": {"every": 2}}),
 }
 
-CHILD = """
-import json, os, signal, sys, threading
-import torch
-torch.set_num_threads(1)
-from prefloop.workflows.training import train
-method, out, settings, resume, at, delay = json.loads(sys.argv[1])
-honest, calls = os.fsync, [0]
-def counted(handle):
-    honest(handle)
-    calls[0] += 1
-    if calls[0] == at:
-        if delay == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
-os.fsync = counted
-train(method, out=out, overrides=settings, resume=resume, log=lambda words: None)
-"""
-"""A training process that is killed at its `at`-th write to disk, or so many seconds after it."""
+# Processes that are made of one in which everything is loaded, and nothing was computed, begin at once.
+SPAWN = multiprocessing.get_context("forkserver")
+SPAWN.set_forkserver_preload(["prefloop.workflows.training", "tests.workflows.test_training"])
+
+
+def die_at(method: str, out: Path, settings: dict[str, Any], resume: bool, at: int, delay: float) -> None:
+    """Train in a process that is killed at its `at`-th write to disk, or so many seconds after it."""
+    torch.set_num_threads(1)
+    honest, calls = os.fsync, [0]
+
+    def counted(handle: int) -> None:
+        honest(handle)
+        calls[0] += 1
+        if calls[0] == at:
+            if delay == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    os.fsync = counted
+    train(method, out=out, overrides=settings, resume=resume, log=lambda words: None)
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +75,11 @@ def killed(method: str, out: Path, settings: dict[str, Any], resume: bool, at: i
 
     False when it came to its end first.
     """
-    words = json.dumps([method, str(out), settings, resume, at, delay])
-    ended = subprocess.run(
-        [sys.executable, "-c", CHILD, words],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
-    return ended.returncode != 0
+    process = SPAWN.Process(target=die_at, args=(method, out, settings, resume, at, delay))
+    process.start()
+    process.join(240)
+    assert process.exitcode in (0, -signal.SIGKILL), f"exit code {process.exitcode}; its words are above"
+    return process.exitcode != 0
 
 
 def writes_of(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
