@@ -122,7 +122,7 @@ def _who_may(store: Store) -> dict[str, str]:
     """Whom a question may be kept for, role or id -> words: roles whose holders answer, then people."""
     answering = set(WORKERS)
     named = [one for one in people(store) if one.active and one.roles & answering]
-    return {role: f"everybody with the role {role}" for role in WORKERS} | {one.id: one.name for one in named}
+    return {role: f"every {role}" for role in WORKERS} | {one.id: one.name for one in named}
 
 
 @router.post("/lead/import")
