@@ -44,7 +44,7 @@ bench: peers
 	$(BIN)/python -m benchmarks.hh
 	$(BIN)/python -m benchmarks.increasing --out .bench/increasing
 	$(BIN)/python -m benchmarks.sentiment --out .bench/sentiment
-	$(BIN)/python -m benchmarks.web
+	$(BIN)/python -m benchmarks.web --peer
 	$(BIN)/python -m benchmarks.worth
 	$(BIN)/python -m benchmarks.safety
 	$(BIN)/python -m benchmarks.credit

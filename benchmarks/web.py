@@ -1,13 +1,15 @@
 """How fast people and machines are served: lease+answer cycles per second through HTTP, and how long pages take.
 
-usage: python -m benchmarks.web [--clients 30] [--seconds 10] [--questions 20000] [--pages 100000] [--json FILE]
+usage: python -m benchmarks.web [--clients 30] [--seconds 10] [--questions 20000] [--pages 100000] [--peer]
+                               [--json FILE]
 
 A server of its own (`prefloop serve` on SQLite, `synchronous=FULL`, in a folder that is removed afterwards), and
 clients in another process that each lease a question, answer it, and lease the next, over one connection. The pages
 (every GET route for people, from the app's own table) are asked for with `--pages` questions in the store, each
 answered once, a fiftieth twice: milliseconds by the clock, median and 95th of
 100, and by the server's processor (Linux), which a busy machine does not change; `report_seconds` is how long the
-process beside the app takes for what the page on agreement shows. With PREFLOOP_DATABASE_URL set it
+process beside the app takes for what the page on agreement shows. With --peer the same clients, seconds and questions
+go through Label Studio afterwards (`make peers` installs it). With PREFLOOP_DATABASE_URL set it
 measures PostgreSQL, in that database, which must be empty.
 """
 
@@ -28,6 +30,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.peers import label_studio
 
 TIMES = 101
 """How often each page is asked for; the first time warms it."""
@@ -251,12 +255,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--questions", type=int, default=20_000)
     parser.add_argument("--pages", type=int, default=100_000)
+    parser.add_argument("--peer", action="store_true", help="Label Studio beside it")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     result: dict[str, Any] = {"cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
         result["cycles"] = cycles(Path(folder), given.clients, given.seconds, given.questions)
     print(json.dumps(result["cycles"]), flush=True)
+    if given.peer:
+        peer = label_studio.cycles(given.clients, given.seconds, given.questions)
+        result["label_studio"] = {"version": label_studio.version(), **peer}
+        result["ratio"] = round(result["cycles"]["cycles_per_second"] / max(peer["cycles_per_second"], 1e-9), 1)
+        print(json.dumps({key: result[key] for key in ("label_studio", "ratio")}), flush=True)
     if given.pages and "PREFLOOP_DATABASE_URL" not in os.environ:
         with tempfile.TemporaryDirectory() as folder:
             result["pages_ms"] = pages(Path(folder), given.pages)

@@ -1,6 +1,6 @@
 """The peers' environments, one each: `make peers` makes those that are missing.
 
-They lie in `.bench/`, or in PREFLOOP_BENCH. Torch and transformers have the versions of constraints.txt, as ours.
+They lie in `.bench/`, or in PREFLOOP_BENCH. Those that train have torch and transformers of constraints.txt, as ours.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = Path(os.environ.get("PREFLOOP_BENCH", ROOT / ".bench"))
 
+ALIKE = ("--constraint", str(ROOT / "constraints.txt"))
 PEERS = {
-    "trl-1.16": ("trl==1.16.0", "psutil"),  # transformers' continuous batching measures the memory with psutil
-    "trl-1.12": ("trl==1.12.0", "psutil"),  # the last release with PPO
+    "trl-1.16": (*ALIKE, "trl==1.16.0", "psutil"),  # transformers' continuous batching measures the memory with psutil
+    "trl-1.12": (*ALIKE, "trl==1.12.0", "psutil"),  # the last release with PPO
 }
+"""Trainers, and what pip is given for each."""
+APPS = {"label-studio-1.23": ("label-studio==1.23.2",)}
+"""What people label with; `python -m benchmarks.web` stands beside it."""
 
 
 class NotThere(Exception):
@@ -31,7 +36,7 @@ def interpreter(peer: str) -> Path:
     return python
 
 
-def make(peer: str) -> None:
+def make(peer: str, packages: Sequence[str]) -> None:
     """Make one environment, unless it is there."""
     if _marker(peer).exists():
         return
@@ -39,8 +44,8 @@ def make(peer: str) -> None:
     print(f"making {place}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), *PEERS[peer]], check=True)
-    _marker(peer).write_text("\n".join(PEERS[peer]) + "\n")
+    subprocess.run([*pip, *packages], check=True)
+    _marker(peer).write_text("\n".join(packages) + "\n")
 
 
 def _marker(peer: str) -> Path:
@@ -48,5 +53,5 @@ def _marker(peer: str) -> Path:
 
 
 if __name__ == "__main__":
-    for name in PEERS:
-        make(name)
+    for name, packages in (PEERS | APPS).items():
+        make(name, packages)
