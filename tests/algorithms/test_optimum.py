@@ -128,6 +128,9 @@ def toy(folder: Path, method: str, *, lr: float, steps: int, group: int = 1, pas
     settings = RunSettings(
         steps=steps, batch_size=512, lr=lr, schedule="linear", device="cpu", dtype="float32", micro_batch_tokens=10**6
     )
+    template = Template(load_tokenizer(folder / "policy"))
+    ids = template.prompt([{"role": "user", "content": "c"}])
+    template.prompt = lambda messages: ids  # type: ignore[method-assign]  # there is one prompt, and it is asked often
     roles = Roles(
         online,
         policy=policy,
@@ -135,7 +138,7 @@ def toy(folder: Path, method: str, *, lr: float, steps: int, group: int = 1, pas
         reference=reference.requires_grad_(False),
         reward=lambda prompts, completions, **columns: [reward(text) for text in completions],
         prompts=[[{"role": "user", "content": "c"}]],
-        template=Template(load_tokenizer(folder / "policy")),
+        template=template,
     )
     config, make = METHODS_OF[method]
     run = Run(folder / "run", method, settings, {}, log=lambda words: None)
