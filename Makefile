@@ -4,7 +4,7 @@
 # prove  the long proofs
 # peers  the environments of the libraries that we are compared with, in .bench/
 # bench  side by side with those libraries, the demo over three seeds, the runs on real preferences, the web app,
-#        what answers are worth, safety, credit, and real preferences in folds; hours on 2 cores
+#        what answers are worth, rewards, the guard, safety, credit, and real preferences in folds; hours on 2 cores
 #
 # Each makes .venv when it is missing, with the exact versions of constraints.txt.
 # PYTHON=python3.12 chooses another interpreter. On Linux without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's
@@ -46,8 +46,12 @@ bench: peers
 	$(BIN)/python -m benchmarks.sentiment --out .bench/sentiment
 	$(BIN)/python -m benchmarks.web --peer
 	$(BIN)/python -m benchmarks.worth
+	$(BIN)/python -m benchmarks.rewards
+	$(BIN)/python -m benchmarks.guard
 	$(BIN)/python -m benchmarks.safety
 	$(BIN)/python -m benchmarks.credit
+	$(BIN)/python -m benchmarks.kinds linear
+	$(BIN)/python -m benchmarks.kinds model
 	$(BIN)/python -m benchmarks.folds hh
 	$(BIN)/python -m benchmarks.folds ukp
 	$(BIN)/python -m benchmarks.folds rag

@@ -1,6 +1,6 @@
 """Rewards from simulated people, without a language model: what a mixture of feedback is worth, ties, MetaRM, SSRM.
 
-python -m benchmarks.rewards mixture|davidson|metarm|semi [SEEDS]
+python -m benchmarks.rewards [mixture|davidson|metarm|semi] [SEEDS]         (all of them, five seeds)
 
 Completions are vectors of features, people score them with hidden weights, and the models are linear or have one hidden
 layer; the likelihoods, thresholds and steps are the package's own. Every person here is simulated.
@@ -8,6 +8,7 @@ layer; the likelihoods, thresholds and steps are the package's own. Every person
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -174,40 +175,71 @@ def davidson_recovery(seeds: int) -> None:
     print(f"nu found / nu planted         {interval(share)}")
 
 
-def metarm(seeds: int, etas: tuple[float, ...] = (0.0, 0.1, 1.0)) -> None:
-    """Four rounds of a policy that moves away: labelled pairs of round 0 only, unlabelled samples of each round."""
-    rows: dict[str, dict[str, list[float]]] = {}
-    for seed in range(seeds):
-        torch.manual_seed(seed)
-        truth = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
-        for p in truth.parameters():
-            p.requires_grad_(False).mul_(3)
-        pairs = torch.randn(1500, 2, 8)
-        won = (truth(pairs)[..., 0].diff(dim=1)[:, 0].neg().sigmoid() > torch.rand(1500)).float()
-        old_test = torch.randn(4000, 2, 8)
-        towards = torch.randn(8)
-        for eta in etas:
-            torch.manual_seed(seed + 1)
-            model = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 1))
-            mean = torch.zeros(8)
-            for _ in range(4):
-                mean = mean + 0.7 * towards / towards.norm()
-                train_meta(model, pairs, won, mean + torch.randn(200, 4, 8), eta)
-            shifted = mean + torch.randn(4000, 2, 8)
-            into = rows.setdefault(f"eta {eta}", {"spread": [], "shifted accuracy": [], "old accuracy": []})
+ETAS = {"ordinary training": 0.0, "MetaRM, eta 0.1": 0.1, "MetaRM, eta 1": 1.0}
+MOVES = 0.7
+"""How far the policy moves in a round, in standard deviations of an answer."""
+
+
+def metarm(seeds: int) -> None:
+    """Four rounds of a policy that moves away: labelled pairs of the start only, unlabelled samples of each round.
+
+    Against the reward model that is frozen before the first round, and the one that goes on with ordinary training.
+    """
+    runs = [metarm_rounds(seed) for seed in range(seeds)]
+    for name in runs[0]:
+        for what in runs[0][name][0]:
+            course = [[run[name][r][what] for run in runs] for r in range(len(runs[0][name]))]
+            rounds = "  ".join(f"{np.mean(values):.3f}" for values in course)
+            print(f"{name:18} {what:17} by round {rounds}  last {interval(course[-1])}")
+    for name in ETAS:
+        for what in runs[0][name][0]:
+            for other in ("frozen", "ordinary training"):
+                if name != other:
+                    less = [run[name][-1][what] - run[other][-1][what] for run in runs]
+                    print(f"{name} - {other}: {what} {interval(less)}")
+
+
+def metarm_rounds(seed: int, rounds: int = 4, steps: int = 100) -> dict[str, list[dict[str, float]]]:
+    """Of each reward model, after each round: the spread of its scores, and its accuracy on shifted and old pairs."""
+    torch.manual_seed(seed)
+    truth = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    for p in truth.parameters():
+        p.requires_grad_(False).mul_(3)
+    pairs = torch.randn(1500, 2, 8)
+    won = (truth(pairs)[..., 0].diff(dim=1)[:, 0].neg().sigmoid() > torch.rand(1500)).float()
+    old_test, towards = torch.randn(4000, 2, 8), torch.randn(8)
+    frozen = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 1))
+    train_meta(frozen, pairs, won, torch.randn(200, 4, 8), 0.0, 4 * steps)
+    models = {"frozen": frozen} | {name: copy.deepcopy(frozen) for name in ETAS}
+    result: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    for r in range(1, rounds + 1):
+        mean = r * MOVES * towards / towards.norm()
+        samples, shifted, groups = (
+            mean + torch.randn(200, 4, 8),
+            mean + torch.randn(4000, 2, 8),
+            torch.randn(2000, 4, 8),
+        )
+        for name, model in models.items():
+            torch.manual_seed(seed * 1000 + r)  # the same batches for all
+            if name in ETAS:
+                train_meta(model, pairs, won, samples, ETAS[name], steps)
             with torch.no_grad():
-                into["spread"].append(float(model(mean + torch.randn(2000, 4, 8))[..., 0].std(dim=1).mean()))
-                into["shifted accuracy"].append(agreement(model, truth, shifted))
-                into["old accuracy"].append(agreement(model, truth, old_test))
-    for name, values in rows.items():
-        print(f"{name:8} " + "; ".join(f"{what} {interval(found)}" for what, found in values.items()))
+                spread = float(model(mean + groups)[..., 0].std(dim=1).mean())
+                result[name].append(
+                    {
+                        "spread": spread,
+                        "shifted accuracy": agreement(model, truth, shifted),
+                        "old accuracy": agreement(model, truth, old_test),
+                    }
+                )
+    return result
 
 
-def train_meta(model: nn.Module, pairs: Tensor, won: Tensor, samples: Tensor, eta: float) -> None:
-    """One round: 100 steps of Adam on the labelled pairs, each gradient taken where samples are told apart better."""
+def train_meta(model: nn.Module, pairs: Tensor, won: Tensor, samples: Tensor, eta: float, steps: int) -> None:
+    """Steps of Adam on the labelled pairs, each gradient taken where samples are told apart better."""
     parameters = list(model.parameters())
     adam = torch.optim.Adam(parameters, 1e-3)
-    for _ in range(100):
+    for _ in range(steps):
         rows, some = torch.randint(len(pairs), (64,)), samples[torch.randint(len(samples), (16,))]
 
         def towards(some: Tensor = some) -> list[Tensor]:
@@ -290,6 +322,8 @@ PARTS: dict[str, Callable[[int], None]] = {
 }
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in PARTS:
+    if len(sys.argv) > 1 and sys.argv[1] not in PARTS:
         sys.exit(f"which part? {', '.join(PARTS)}")
-    PARTS[sys.argv[1]](int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    for part in sys.argv[1:2] or PARTS:
+        print(part, flush=True)
+        PARTS[part](int(sys.argv[2]) if len(sys.argv) > 2 else 5)

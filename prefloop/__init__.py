@@ -13,6 +13,7 @@ from prefloop.version import __version__
 
 if TYPE_CHECKING:
     from prefloop.workflows.bench import bench
+    from prefloop.workflows.best_of import best_of
     from prefloop.workflows.chat import chat
     from prefloop.workflows.comparing import compare, sweep
     from prefloop.workflows.data import export, import_data, init, label, snapshot
@@ -50,6 +51,7 @@ _HOME = {
     "report": "report",
     "adapt": "rewards",
     "average": "rewards",
+    "best_of": "best_of",
     "label_what_is_sure": "rewards",
     "lineage": "lineage",
     "runs": "runs",
@@ -95,6 +97,7 @@ __all__ = [
     "report",
     "adapt",
     "average",
+    "best_of",
     "label_what_is_sure",
     "lineage",
     "chat",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -102,8 +104,31 @@ def check_choice(what: str, given: str, known: Sequence[str]) -> None:
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as plain JSON values."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
+    """A settings dataclass as plain JSON values; a function, by where it stands and a hash of what it says."""
+    return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return as_dict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if callable(value):
+        return _address(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _address(function: Any) -> str:
+    """`module:name 1a2b3c4d`; without the hash where no source is to be had."""
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return name
+    return f"{name} {hashlib.sha256(source.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def documented(cls: type[Any]) -> dict[str, tuple[str, Any]]:

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from prefloop.functional.returns import generalized_advantages, penalised_rewards, whiten
 from prefloop.functional.surrogates import clipped_surrogate, clipped_value_error, policy_change
-from prefloop.rewards.attention_credit import CreditSettings
+from prefloop.rewards.attention_credit import Credit, CreditSettings
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.online_roles import Roles, roles_of
@@ -64,9 +64,8 @@ class PPO:
 
     name = "ppo"
 
-    def __init__(self, config: PPOConfig, roles: Roles) -> None:
-        self.config, self.roles = config, roles
-        self.credit = None if config.credit is None else credit_rule(config.credit, roles.reward, roles.template)
+    def __init__(self, config: PPOConfig, roles: Roles, credit: Credit | None) -> None:
+        self.config, self.roles, self.credit = config, roles, credit
 
     @torch.no_grad()
     def prepare(self, rollout: Rollout) -> Rollout:
@@ -104,4 +103,6 @@ class PPO:
 
 def build(config: PPOConfig, run: Run, inputs: Inputs) -> PPO:
     """PPO from what a run names."""
-    return PPO(config, roles_of(run, inputs, critic=True))
+    roles = roles_of(run, inputs, critic=True)
+    credit = None if config.credit is None else credit_rule(config.credit, roles.reward, roles.template, inputs)
+    return PPO(config, roles, credit)

@@ -64,6 +64,26 @@ ONLINE_CURVES = (
         " when the answers grow alike.",
     ),
 )
+GUARDED = {
+    "proxy": ("The reward that it practises on", "It rises, or practice would be in vain."),
+    "held_out": (
+        "Rewards that it does not practise on",
+        "Their mean, and its lower bound (95%). Where these fall while the other rises, the reward is being fooled.",
+    ),
+}
+LOOKED_AT = {
+    "proxy": "Reward",
+    "held_out": "Held-out reward",
+    "kl": "KL from the start, in nats an answer",
+    "length": "Tokens of an answer",
+    "length_share": "Share of the gain that length explains",
+    "entropy": "Entropy, in nats a token",
+    "distinct_2": "Different word pairs (distinct-2)",
+    "repetition": "Word triples that repeat",
+    "eos": "Answers that end by themselves",
+    "spread": "How far the held-out rewards disagree",
+    "outliers": "Answers unlike any at first",
+}
 LOSS_CHARTS = {
     "sft": ("Learning to imitate", "How surprised the model is by good answers (loss). The held-out line counts."),
     "reward_model": ("Learning what people prefer", "Loss of the reward model on comparisons."),
@@ -408,6 +428,48 @@ def _coefficient(one: Data) -> dict[str, Any] | None:
     return {"value": value, "shown": f"{value:+.2f}", "interval": interval, "clear": clear}
 
 
+def guard(d: Data) -> dict[str, Any] | None:
+    """What the guard saw at its looks: the reward beside the held-out ones, how answers changed, and its words."""
+    found = _mapping(d.get("guard"))
+    needed = ("step", "proxy", "held_out", "held_out_low")
+    looks = [
+        row for row in map(_mapping, _list(found.get("looks"))) if all(measured(row.get(k)) is not None for k in needed)
+    ]
+    if not looks:
+        return None
+    kept = next((row for row in looks if row["step"] == found.get("best_step")), None)
+    alarm = next((row for row in looks if row.get("alarm") is True), None)
+    marks = {row["step"]: name for row, name in ((kept, "kept"), (alarm, "alarm")) if row is not None}
+    lines = [
+        charts.Line(name, look, [_points(looks, metric)])
+        for name, metric, look in (("mean", "held_out", "policy"), ("lower bound", "held_out_low", "base"))
+    ]
+    shown = [row for place, row in enumerate(looks) if place in (0, len(looks) - 1) or row is kept]
+    peak = [measured(value) for value in _list(_mapping(_mapping(found.get("curves")).get("held_out")).get("peak"))]
+    return {
+        "charts": [
+            *_drawn(
+                "guard-proxy",
+                *GUARDED["proxy"],
+                [charts.Line("reward", "policy", [_points(looks, "proxy")])],
+                breaks=marks,
+            ),
+            *_drawn("guard-held-out", *GUARDED["held_out"], lines, breaks=marks),
+        ],
+        "looks": count(len(looks)),
+        "kept": "" if kept is None else count(kept["step"]),
+        "alarm": "" if alarm is None else count(alarm["step"]),
+        "peak": number(peak[0] ** 2) if len(peak) == 2 and peak[0] is not None else "",
+        "said": [words(row.get("words")) for row in looks if row.get("warning") is True and words(row.get("words"))],
+        "steps": [count(row["step"]) for row in shown],
+        "rows": [
+            {"name": name, "values": [number(measured(row.get(key))) for row in shown]}
+            for key, name in LOOKED_AT.items()
+            if any(measured(row.get(key)) is not None for row in shown)
+        ],
+    }
+
+
 def training(d: Data) -> list[dict[str, Any]]:
     """Groups of charts, one for each logged metric with at least two points."""
     logged = {
@@ -606,7 +668,13 @@ def _points(rows: Iterable[Data], metric: str) -> list[charts.Point]:
 
 
 def _drawn(
-    key: str, title: str, about: str, lines: Sequence[charts.Line], *, from_zero: bool, breaks: Mapping[float, str]
+    key: str,
+    title: str,
+    about: str,
+    lines: Sequence[charts.Line],
+    *,
+    from_zero: bool = False,
+    breaks: Mapping[float, str],
 ) -> list[dict[str, Any]]:
     """The chart of the lines that have at least two points, with its first and last stored values in words; or none."""
     lines = [line for line in lines if sum(map(len, line.parts)) >= 2]

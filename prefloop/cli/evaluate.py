@@ -24,7 +24,10 @@ def register(app: typer.Typer) -> None:
     )
     def evaluate(
         model: Annotated[
-            str, typer.Argument(metavar="MODEL", help="A reward model or a policy: name, hash or folder.")
+            str,
+            typer.Argument(
+                metavar="MODEL", help="A reward model or a policy: name, hash or folder; or a YAML of reward parts."
+            ),
         ],
         comparisons: Annotated[
             str | None,

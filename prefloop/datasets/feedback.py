@@ -157,6 +157,24 @@ def samples_of(file: Path) -> list[tuple[Messages, list[str]]]:
     return groups
 
 
+def marked_passages(source: Path) -> tuple[list[str], list[str]]:
+    """(good, bad): the passages that people marked in edits of a snapshot's training side or of a file, each once.
+
+    A span with `good: true` is good, any other is bad. Raises InputError where nobody marked anything.
+    """
+    found: dict[bool, dict[str, None]] = {True: {}, False: {}}
+    items, _ = load_feedback(source, split="train" if source.is_dir() else None)
+    for item in items:
+        for span in item.value.get("spans", []) if item.kind == "edit" else []:
+            quote = span.get("quote")
+            passage = quote if isinstance(quote, str) else item.completions[0][span["start"] : span["end"]]
+            if passage.strip():
+                found[span.get("good") is True][passage.strip()] = None
+    if not any(found.values()):
+        raise InputError(f"{source} has no marked passage; it needs edits with spans such as {{start: 0, end: 4}}")
+    return list(found[True]), list(found[False])
+
+
 def sample_groups(file: Path, template: Template, max_length: int) -> list[tuple[Encoded, ...]]:
     """`samples_of`, encoded."""
     return [tuple(template.encode(prompt, text, max_length) for text in texts) for prompt, texts in samples_of(file)]

@@ -169,7 +169,9 @@ class Guard:
         for earlier in self.rows[:-1]:
             if earlier is not self.best:
                 earlier["scores"] = []  # nothing is compared with it
-        return Finding(best, row["alarm"], self._metrics(row), self._words(row, fall))
+        words = self._words(row, fall)
+        self.rows[-1]["words"] = words
+        return Finding(best, row["alarm"], self._metrics(row), words)
 
     @property
     def best(self) -> dict[str, Any]:

@@ -261,7 +261,7 @@ def tokens_that_earned(
     for i in picked:
         row, sides = rows[i], (rows[i].chosen, rows[i].rejected)
         texts = [reward.template.encode(row.prompt, side, reward.max_length) for side in sides]
-        scores = reward.scores(texts).tolist()
+        scores = reward.asked(row.columns.get("criterion")).scores(texts).tolist()
         shown = [
             {
                 "preferred": preferred,

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -121,6 +122,14 @@ def load_reward_model(
         raise InputError(
             f"{ref} has no score head: it is a policy, not a reward model; make one with: prefloop train reward_model"
         )
+    return model.to(device).eval()
+
+
+def load_trunk(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """A model without any head, in eval mode; whichever layers a head needs may be missing."""
+    model, missing = _weights(AutoModel, resolve(ref), dtype, device)
+    if other := [name for name in missing if "pooler." not in name]:
+        raise InputError(f"{ref} lacks weights of its architecture ({other[0]}); its files are not whole")
     return model.to(device).eval()
 
 

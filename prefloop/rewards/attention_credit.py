@@ -45,6 +45,9 @@ class CreditSettings:
     """Phrases that people marked as good: they earn a score above 0; used with marks."""
     bad: list[str] = field(default_factory=list)
     """Phrases that people marked as bad: they bear a score below 0; used with marks."""
+    spans: str | None = None
+    """A snapshot or file of edits, whose marked passages are such phrases: good with `good: true`, else bad; used with
+    marks."""
 
 
 def attention(head: ScoreHead) -> Credit:

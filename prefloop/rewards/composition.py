@@ -40,10 +40,13 @@ class Part:
     """What an ensemble says: the mean of its members, the worst, or the mean less `penalty` times their variance."""
     penalty: NonNegativeFloat = 0.5
     """Used with `members: penalised`; 0.5 suits best-of-n, 0.1 PPO (Coste et al. 2023)."""
+    criterion: str | None = None
+    """Which score of a reward model with `criteria` counts, such as harmless; without it the score itself."""
     trunk: Literal["own", "shared"] = "own"
     """shared: the models are adapters (`lora`) of one base, which is loaded once; used with several in `learned`."""
-    function: str | None = None
-    """`module:function`, called as TRL calls it; the module is looked for beside the run file too."""
+    function: str | Callable[..., Any] | None = None
+    """`module:function`, called as TRL calls it; the module is looked for beside the run file too. In Python also a
+    function itself."""
     arguments: dict[str, Any] = field(default_factory=dict)
     """Given to `function` once, by keyword; it then returns the reward (it makes one)."""
     messages: bool = False
@@ -224,6 +227,8 @@ def compose(
         if len(sources) != 1:
             said = " and ".join(sources) or "none"
             raise InputError(f"{here} needs one of learned, function, sum and product; it has {said}")
+        if part.criterion is not None and part.learned is None:
+            raise InputError(f"{where}: {name} has the criterion {part.criterion!r}; only a reward model has criteria")
         if part.clip is not None and part.clip[0] >= part.clip[1]:
             raise InputError(f"{here}: clip must be [low, high] with low < high, got {part.clip}")
         parts.append(_named(str(name), part, learned, base, here, together))
@@ -239,6 +244,10 @@ def _named(
         refs = [part.learned] if isinstance(part.learned, str) else part.learned
         if part.trunk == "own":
             models: list[Any] = [learned(ref) for ref in refs]
+            if part.criterion is not None:
+                models = [model.about(part.criterion) for model in models]
+        elif part.criterion is not None:
+            raise InputError(f"{where}: adapters that share a trunk have one score each; leave `criterion` out")
         elif together is not None:
             models = [together(refs)]
         else:
@@ -249,7 +258,7 @@ def _named(
         model = models[0] if alone else Ensemble(models, part.members, part.penalty)
         return _Named(name, part, Function(name, model).score, models)
     if part.function is not None:
-        made: Any = imported(part.function, base)
+        made: Any = imported(part.function, base) if isinstance(part.function, str) else part.function
         if part.arguments:
             made = made(**part.arguments)
         return _Named(name, part, Function(name, made, messages=part.messages).score)

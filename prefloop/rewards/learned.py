@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,29 @@ class LearnedReward:
         self.cost = bool(getattr(config, COST_KEY, False))
         """A cost model: the higher the score, the worse; above 0 people would call the answer unsafe."""
         self.heads = Heads.stored(config).to(device)
-        if criterion is not None:
-            check_choice("criterion", criterion, self.heads.criteria)
-        self.criterion = criterion
+        self.criterion = self._checked(criterion)
         self.device, self.budget = device, micro_batch_tokens
         self.max_length = min(max_length, positions_of(self.head.model.config))
+
+    def about(self, criterion: str) -> LearnedReward:
+        """The same model, its weights shared, as the score of one of its criteria. Raises InputError for another."""
+        other = copy.copy(self)
+        other.criterion = self._checked(criterion)
+        return other
+
+    def asked(self, criterion: object) -> LearnedReward:
+        """The score for answers about `criterion`: that criterion's where the model has one, else its own."""
+        return self.about(criterion) if isinstance(criterion, str) and criterion in self.heads.criteria else self
+
+    def _checked(self, criterion: str | None) -> str | None:
+        if criterion is not None and not self.heads.criteria:
+            raise InputError(
+                f"{self.place} has one score and no criteria, got criterion {criterion!r}; "
+                f"train it with criteria: [{criterion}]"
+            )
+        if criterion is not None:
+            check_choice("criterion", criterion, self.heads.criteria)
+        return criterion
 
     def __call__(
         self,
@@ -77,9 +96,9 @@ class LearnedReward:
 
     @torch.no_grad()
     def members(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Float[Tensor, "n members"]:
-        """The scores of an ensemble's members, whose mean the score is; of any other model the score alone."""
+        """The scores of an ensemble's members, whose mean the score is; of any other model, or criterion, it alone."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
-        if not self.heads.members:
+        if self.criterion is not None or not self.heads.members:
             return self.scores(texts)[:, None]
         return self._read(texts, self.heads)[:, self.heads.members]
 

@@ -100,20 +100,49 @@ def _ordered(score: Tensor, pairs: Tensor) -> float:
     return float((difference.sign() + 1).mean() / 2)
 
 
-def proposition(question: str, model: str = "builtin", **options: Any) -> Callable[..., list[float]]:
+def proposition(question: str, model: str = "builtin", **options: Any) -> Callable[..., list[float | None]]:
     """Makes the reward that says how likely a language model finds that a proposition holds, 0..1.
 
     `question` is asked about the prompt and its answer; the score is p(yes) / (p(yes) + p(no)) of the model's
     reply. Only as good as the model: fit the weight on answers that people have put in order.
     """
-    judge = ReferenceModel(model, **options)
+    return rubric(f"{question} Say yes or no.", {"yes": 1.0, "no": 0.0}, model, **options)
 
-    def score(prompts: Sequence[Sequence[Message]], completions: Sequence[str], **columns: Any) -> list[float]:
+
+def rubric(
+    question: str, classes: Mapping[str, float], model: str = "builtin", *, column: str | None = None, **options: Any
+) -> Callable[..., list[float | None]]:
+    """Makes the reward of a rubric: what an answer's class is worth, on average over what a language model finds.
+
+    GPT-4's rule-based reward models (OpenAI 2023, arXiv 2303.08774, section 6): a classifier without examples reads
+    prompt, answer and rubric and names a class, such as A, a refusal as it should be, B, one that should not be, C,
+    what is not allowed, D, a safe answer. `classes` are the names and their worth; the score is the sum of
+    p(name) * worth, p being the softmax of the log-probabilities of the names as the model's reply. With `column` it
+    applies only to rows in which that column is true, and says None of the others.
+    Raises InputError for fewer than two classes, or names that are no text (in YAML, yes and no are none: quote them).
+    """
+    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise InputError(
+            f'a rubric needs two classes or more by name, such as {{"A": 1, "B": -1}}; got {dict(classes)}'
+        )
+    judge = ReferenceModel(model, **options)
+    worth = torch.tensor(list(classes.values()), dtype=torch.float32)
+
+    def score(
+        prompts: Sequence[Sequence[Message]], completions: Sequence[str], **columns: Sequence[Any]
+    ) -> list[float | None]:
+        if column is not None and column not in columns:
+            raise InputError(f"the data have no column {column!r}, which says where the rubric applies")
+        rows = [i for i in range(len(completions)) if column is None or columns[column][i] is True]
         asked: list[list[Message]] = [
-            [{"role": "user", "content": f"{prompt[-1]['content']}\n\nAnswer: {text}\n\n{question} Say yes or no."}]
-            for prompt, text in zip(prompts, completions, strict=True)
+            [{"role": "user", "content": f"{prompts[i][-1]['content']}\n\nAnswer: {completions[i]}\n\n{question}"}]
+            for i in rows
         ]
-        yes, no = (judge.logprobs(judge.encoded(asked, [word] * len(asked))) for word in ("yes", "no"))
-        return (yes - no).sigmoid().tolist()
+        result: list[float | None] = [None] * len(completions)
+        if rows:
+            named = [judge.logprobs(judge.encoded(asked, [name] * len(asked))) for name in classes]
+            for i, value in zip(rows, (torch.stack(named, dim=1).softmax(dim=1) @ worth).tolist(), strict=True):
+                result[i] = value
+        return result
 
     return score

@@ -152,7 +152,10 @@ class Roles:
     def memory(self) -> str:
         """What the models take, in words."""
         learned = self.reward.models if isinstance(self.reward, Composition) else [self.reward]
-        judges = [one.head.model for one in learned if isinstance(one, LearnedReward)]
+        # Criteria of one model share its weights.
+        judges = list(
+            {id(m): m for m in (one.head.model for one in learned if isinstance(one, LearnedReward))}.values()
+        )
         frozen: dict[str, nn.Module] = {} if self.reference is None else {"reference": self.reference}
         frozen |= {f"reward model {i}" if len(judges) > 1 else "reward model": m for i, m in enumerate(judges, 1)}
         if self.adviser is not None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from prefloop.datasets.feedback import marked_passages
 from prefloop.datasets.rows import prompt_columns
 from prefloop.errors import InputError
 from prefloop.models.template import Template
@@ -42,8 +46,13 @@ def model_within(reward: Reward) -> LearnedReward | None:
     return next((model for model in candidates if isinstance(model, LearnedReward) and not model.cost), None)
 
 
-def credit_rule(settings: CreditSettings, reward: Reward, template: Template) -> Credit:
+def credit_rule(settings: CreditSettings, reward: Reward, template: Template, inputs: Inputs) -> Credit:
     """How a score is spread over tokens. Raises InputError for attention of a model with another tokenizer."""
+    if settings.spans is not None:
+        beside = inputs.base / settings.spans
+        source = inputs.resolve(str(beside) if beside.exists() else settings.spans, "snapshot")
+        good, bad = marked_passages(Path(source))
+        settings = replace(settings, good=[*settings.good, *good], bad=[*settings.bad, *bad])
     model = model_within(reward)
     if settings.by == "attention" and model is not None:
         if model.template.tokenizer.get_vocab() != template.tokenizer.get_vocab():
@@ -62,7 +71,9 @@ def built_reward(
         raise InputError("give either reward_model or reward; a part of reward can be `{learned: my-reward-model}`")
     places: list[str] = []
 
+    @cache
     def learned(ref: str) -> Reward:
+        """Loaded once, however many parts name it."""
         made = reward_model_at(ref, inputs, settings)
         if not made.cost:
             places.append(made.place)

@@ -14,15 +14,13 @@ from prefloop.errors import InputError
 from prefloop.evaluation.interval import mean_interval
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
-from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import as_messages, prompt_id
-from prefloop.rewards.composition import Reward, compose, scored
-from prefloop.rewards.learned import LearnedReward, earning
-from prefloop.settings import merge, parse_overrides, read_yaml
+from prefloop.rewards.composition import scored
+from prefloop.settings import merge, parse_overrides
 from prefloop.training.run import read_metrics
 from prefloop.workflows.evaluating import asked_prompts, divergence
 from prefloop.workflows.places import Place, workspace_or_none
-from prefloop.workflows.references import model_at
+from prefloop.workflows.references import model_at, reward_at
 from prefloop.workflows.training import train
 
 Say = Callable[[str], None]
@@ -72,7 +70,7 @@ def compare(
         base = reference or str(found[0].manifest["settings"].get("policy", "builtin"))
         result |= {"reward": str(reward), "reference": base}
         asked = [as_messages(p) for p in asked_prompts(prompts, seed, place)[:limit]]
-        judge = _reward(reward, device, dtype, place)
+        judge = reward_at(reward, device, dtype, place)
         origin = Policy(model_at(base, "policy", place), device=device, dtype=dtype)
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         groups = [prompt_id(p) for p in asked]
@@ -183,16 +181,3 @@ def _row(run: str, artifact: Artifact, differ: Sequence[str]) -> dict[str, Any]:
         "hash": artifact.hash,
         "path": str(artifact.path),
     }
-
-
-def _reward(ref: str | Path, device: str, dtype: str, place: Workspace | None) -> Reward:
-    """A reward model, or what a YAML puts together."""
-    where = pick_device(device)
-
-    def learned(model: str) -> LearnedReward:
-        return LearnedReward(model_at(model, "reward_model", place), pick_dtype(dtype, where), where)
-
-    if Path(ref).suffix in (".yaml", ".yml"):
-        parts = read_yaml(ref)
-        return compose(parts.get("reward", parts), learned, base=Path(ref).resolve().parent, where=str(ref))
-    return earning(learned(str(ref)))

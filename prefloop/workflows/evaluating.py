@@ -33,11 +33,12 @@ from prefloop.labelers.task_world import Task, task_prompts
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import Comparison, Messages, as_messages, prompt_id
 from prefloop.rewards.checkers import check_many
+from prefloop.rewards.composition import Reward, scored
 from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.snapshots.formats import load_comparisons, load_prompts
 from prefloop.version import __version__
 from prefloop.workflows.places import Place, workspace_or_none
-from prefloop.workflows.references import artifact_at, model_at
+from prefloop.workflows.references import artifact_at, model_at, of_parts, reward_at
 from prefloop.workflows.sampling import read_prompts
 
 ASKED_NEXT = 20
@@ -69,7 +70,9 @@ def evaluate(
 
     A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, human ceiling, floors, length bias, the features
     that preferences follow and the worst mistakes beside them. A snapshot's held-out part is used; of any other file
-    every pair is. A page about it goes to `report`; without it, into the result in a workspace (`report` is its path).
+    every pair is, and rows that name an `annotator` count one for each. `model` may also be a YAML of reward parts,
+    such as an ensemble of several models: it has no temperature and no tokens to show. A page about it goes to
+    `report`; without it, into the result in a workspace (`report` is its path).
     `own`: comparisons of the current policy's own samples; `decay` is how far the accuracy is lower there. `samples`: a
     file of completions that nobody has judged; `ask_next` are the pairs of them whose comparison would teach most.
     A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
@@ -164,13 +167,16 @@ def _reward_model(
     """Accuracy, calibration, slices, ceiling, floors, mistakes and features of a reward model on held-out pairs."""
     source = _source(comparisons, place)
     test = _held_out(source)
-    where = pick_device(device)
-    reward = LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
+    model = None if of_parts(ref) else _model(ref, device, dtype, place)
+    if model is None and samples is not None:
+        raise InputError(f"{ref} is a reward of parts; samples are looked at through a reward model")
+    reward: Reward = reward_at(ref, device, dtype, place) if model is None else model
+    harmful, scale = (False, 1.0) if model is None else (model.cost, model.temperature)
     say(f"scoring {len(test)} pairs")
     prompts = [pair.prompt for pair in test]
-    chosen, rejected = reward(prompts, [p.chosen for p in test]), reward(prompts, [p.rejected for p in test])
-    costs = safety(test, chosen, rejected, seed=seed) if reward.cost else None
-    if reward.cost:  # what was chosen is the safer one, the better of the two
+    chosen, rejected = _both_sides(reward, test)
+    costs = safety(test, chosen, rejected, seed=seed) if harmful else None
+    if harmful:  # what was chosen is the safer one, the better of the two
         chosen, rejected = [-cost for cost in chosen], [-cost for cost in rejected]
     groups = [prompt_id(prompt) for prompt in prompts]
     slices = slices_of(test)
@@ -182,7 +188,7 @@ def _reward_model(
         chosen_lengths=[len(p.chosen) for p in test],
         rejected_lengths=[len(p.rejected) for p in test],
         slices=slices,
-        scale=reward.temperature,
+        scale=scale,
         temperature=len(set(groups)) >= 2,
         seed=seed,
     )
@@ -199,16 +205,15 @@ def _reward_model(
     differences = [a - b for a, b in zip(chosen, rejected, strict=True)]
     if own is not None:
         moved = _held_out(_source(own, place))
-        sign = -1.0 if reward.cost else 1.0
-        asked = [pair.prompt for pair in moved]
-        sides = zip(reward(asked, [p.chosen for p in moved]), reward(asked, [p.rejected for p in moved]), strict=True)
+        sign = -1.0 if harmful else 1.0
+        sides = zip(*_both_sides(reward, moved), strict=True)
         result["decay"] = decay(test, differences, moved, [sign * (a - b) for a, b in sides], seed=seed)
-    if samples is not None:
-        result["ask_next"] = worth_asking(reward, samples_of(Path(samples)), ASKED_NEXT)
-    result["credit"] = tokens_that_earned(reward, test, differences)
-    result["mistakes"] = worst_mistakes(test, differences, reward.temperature)
+    if model is not None and samples is not None:
+        result["ask_next"] = worth_asking(model, samples_of(Path(samples)), ASKED_NEXT)
+    result["credit"] = [] if model is None else tokens_that_earned(model, test, differences)
+    result["mistakes"] = worst_mistakes(test, differences, scale)
     say("which features preferences follow")
-    result["features"] = features_followed(test, differences, reward.temperature, seed=seed)
+    result["features"] = features_followed(test, differences, scale, seed=seed)
     result["floors"] = {"length": length_floor(test, seed=seed)}
     if Path(source).is_dir():
         train, _ = load_comparisons(source, split="train")
@@ -217,6 +222,31 @@ def _reward_model(
         except InputError as error:
             say(f"no TF-IDF floor: {error}")
     return result
+
+
+def _model(ref: str, device: str, dtype: str, place: Workspace | None) -> LearnedReward:
+    where = pick_device(device)
+    return LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
+
+
+def _both_sides(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float], list[float]]:
+    """Scores of what was chosen and of what was rejected; a reward model's by the criterion that a pair is about."""
+    judges: list[Reward] = [
+        reward.asked(pair.columns.get("criterion")) if isinstance(reward, LearnedReward) else reward for pair in pairs
+    ]
+    about = [getattr(judge, "criterion", None) for judge in judges]
+    found: list[tuple[float, float]] = [(0.0, 0.0)] * len(pairs)
+    for criterion, judge in dict(zip(about, judges, strict=True)).items():
+        rows = [i for i, one in enumerate(about) if one == criterion]
+        some = [pairs[i] for i in rows]
+        names = {name for pair in some for name in pair.columns} - {"prompts", "completions"}
+        columns = {name: [pair.columns.get(name) for pair in some] for name in sorted(names)}
+        prompts = [pair.prompt for pair in some]
+        chosen = scored(judge, prompts, [pair.chosen for pair in some], **columns).total
+        rejected = scored(judge, prompts, [pair.rejected for pair in some], **columns).total
+        for i, both in zip(rows, zip(chosen, rejected, strict=True), strict=True):
+            found[i] = both
+    return [first for first, _ in found], [second for _, second in found]
 
 
 def _source(ref: str | Path, place: Workspace | None) -> str | Path:
@@ -232,7 +262,8 @@ def _source(ref: str | Path, place: Workspace | None) -> str | Path:
 
 
 def _held_out(source: str | Path) -> list[Comparison]:
-    pairs, _ = load_comparisons(source, split="test" if Path(source).is_dir() else None)
+    """The pairs of a snapshot's test side, or of a file; what each annotator said of a pair, where rows name them."""
+    pairs, _ = load_comparisons(source, split="test" if Path(source).is_dir() else None, by_annotator=True)
     return pairs
 
 
@@ -252,8 +283,7 @@ def _judges(ref: str | None, seed: int, device: str, dtype: str, place: Workspac
     """Five simulated people that nobody has trained on, or a reward model."""
     if ref is None or ref == "simulated":
         return judges(fresh_panel(5, seed), seed)
-    where = pick_device(device)
-    reward = earning(LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where))
+    reward = earning(_model(ref, device, dtype, place))
 
     def verdicts(prompts: Sequence[Any], firsts: Sequence[str], seconds: Sequence[str]) -> list[str]:
         messages = [as_messages(p) for p in prompts]

@@ -7,7 +7,11 @@ from pathlib import Path
 from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, list_artifacts, read_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError
+from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.load import resolve
+from prefloop.rewards.composition import Reward, compose
+from prefloop.rewards.learned import LearnedReward, earning
+from prefloop.settings import read_yaml
 
 
 def artifact_at(ref: str, kind: str, place: Workspace | None) -> Artifact | None:
@@ -46,3 +50,21 @@ def kind_of(ref: str, place: Workspace | None) -> str | None:
         return None
     named = [a for a in list_artifacts(place.artifacts) if ref in (a.name, a.path.name) or a.hash.startswith(ref)]
     return named[-1].kind if named else None
+
+
+def of_parts(ref: str | Path) -> bool:
+    """Whether a reward is named by the YAML that puts it together, and not by a reward model."""
+    return Path(ref).suffix in (".yaml", ".yml")
+
+
+def reward_at(ref: str | Path, device: str, dtype: str, place: Workspace | None) -> Reward:
+    """A reward model, or what a YAML puts together: a run file's `reward`, or the parts alone."""
+    where = pick_device(device)
+
+    def learned(model: str) -> LearnedReward:
+        return LearnedReward(model_at(model, "reward_model", place), pick_dtype(dtype, where), where)
+
+    if of_parts(ref):
+        parts = read_yaml(ref)
+        return compose(parts.get("reward", parts), learned, base=Path(ref).resolve().parent, where=str(ref))
+    return earning(learned(str(ref)))

@@ -15,6 +15,8 @@ from prefloop.workflows.places import Place, workspace_or_none
 
 DATA = "report.json"
 """In a report artifact: everything that its page was made from."""
+GUARD = "guard.json"
+"""In a policy that was trained under watch: what the guard saw."""
 
 
 def report(artifact: str | Path | None = None, *, workspace: Place = None, out: str | Path | None = None) -> Path:
@@ -54,6 +56,9 @@ def report_data(place: Workspace | None, artifact: Artifact) -> dict[str, Any]:
         "seeds": artifact.manifest.get("seeds", {}),
         "versions": {"prefloop": artifact.manifest.get("code")},
     }
+    watched = artifact.path / GUARD
+    if watched.is_file():
+        data["guard"] = json.loads(watched.read_text(encoding="utf-8"))
     return data | _evaluations(root, artifact)
 
 

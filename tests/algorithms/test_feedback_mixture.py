@@ -16,6 +16,7 @@ import prefloop
 from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated
 from prefloop.errors import InputError
 from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
+from prefloop.rewards.composition import compose
 from prefloop.rewards.learned import LearnedReward
 from prefloop.workflows.training import train
 from tests.small import build, settings_of, write_inputs
@@ -207,6 +208,24 @@ def test_criteria_are_heads_and_the_rest_loads_them_not(inputs: Path, tmp_path: 
     assert gap("helpful") > 0 > gap("brief")
     with pytest.raises(InputError, match=r"'helpfull'; did you mean 'helpful'"):
         LearnedReward(tmp_path / "rm", torch.float32, CPU, criterion="helpfull")
+    # A part of a reward can be one of them; a pair about one of them is measured by it.
+    both = {name: {"learned": "rm", "criterion": name, "weight": 0.5} for name in ("helpful", "brief")}
+    rewards = compose(both, lambda ref: LearnedReward(tmp_path / ref, torch.float32, CPU))
+    parts = rewards.score(fresh, ["superb 1", "awful 1"] * 2).parts
+    assert parts["helpful"][0] > parts["helpful"][1]
+    assert parts["brief"][0] < parts["brief"][1]
+    test = [
+        {**asked(i), "chosen": f"{first} {i}", "rejected": f"{second} {i}", "criterion": criterion}
+        for i in range(200, 206)
+        for first, second, criterion in (("superb", "awful", "helpful"), ("awful", "superb", "brief"))
+    ]
+    judged = prefloop.evaluate(
+        str(tmp_path / "rm"), comparisons=write(tmp_path / "t.jsonl", test), device="cpu", dtype="float32"
+    )
+    assert judged["slices"]["criterion"]["brief"]["value"] == 1.0
+    assert judged["accuracy"] == 1.0
+    with pytest.raises(InputError, match=r"has one score and no criteria, got criterion 'brief'; train it with"):
+        LearnedReward(inputs / "rm", torch.float32, CPU).about("brief")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
     assert model.config.num_labels == 1
     assert set(getattr(model.config, HEADS_KEY)) == {"helpful", "brief"}

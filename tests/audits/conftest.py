@@ -153,6 +153,33 @@ def build():
                 }
             },
         },
+        "guard": {
+            "looks": [
+                {
+                    "step": 20 * i,
+                    "proxy": 0.5 * i,
+                    "held_out": held,
+                    "held_out_low": held - 0.1,
+                    "spread": 0.2,
+                    "kl": 1.5 * i,
+                    "length": 44 + 9 * i,
+                    "eos": 0.98,
+                    "entropy": 1.3,
+                    "repetition": 0.02 * i,
+                    "distinct_1": 0.6,
+                    "distinct_2": 0.9,
+                    "outliers": 0.01,
+                    "length_share": 0.1 * i,
+                    "warning": i > 1,
+                    "alarm": i == 3,
+                    "words": f"step {20 * i}: reward {0.5 * i:.2f}",
+                }
+                for i, held in enumerate([0.0, 0.4, 0.3, 0.1])
+            ],
+            "curves": {"proxy": None, "held_out": {"alpha": 1.0, "beta": 0.9, "peak": [2.0, 0.4]}},
+            "best_step": 20,
+            "alarm": True,
+        },
         "training": {
             "sft": losses(2.6, 0.9, 50),
             "reward_model": losses(0.69, 0.5, 30),

@@ -79,6 +79,12 @@ def test_the_whole_loop_is_told(example):
         "kept, duplicate: 31",
         "Likes long answers.",
         "made from base model , demonstrations",
+        "It raised an alarm at step 60",
+        "The weights of step 20 were kept",
+        "peaks at a KL of 4 nats",
+        "What it saw step 0 step 20 (kept) step 60",
+        "Tokens of an answer 44 53 71",
+        "step 40: reward 1.00",
         "clip_range 0.2",
         "The built-in model has six million parameters",
     ):
@@ -108,7 +114,7 @@ def test_links_lead_somewhere_and_ids_are_unique(example):
 def test_every_chart_has_a_title_and_a_description(example):
     page = Page(render(example))
     images = page.values("role").count("img")
-    assert images == 9  # the loop, reliability, four of PPO (the example has no distinct-2), three of loss
+    assert images == 11  # the loop, reliability, two of the guard, four of PPO (it has no distinct-2), three of loss
     assert page.tags.count("desc") == images
 
 
@@ -159,7 +165,7 @@ def test_nothing_stored_nothing_shown():
     assert "simulated" not in page.text
 
 
-@pytest.mark.parametrize("key", ["shows", "gold", "reward_model", "training", "data", "people", "lineage"])
+@pytest.mark.parametrize("key", ["shows", "gold", "reward_model", "guard", "training", "data", "people", "lineage"])
 def test_a_missing_section_is_said_and_its_figures_are_gone(example, key):
     del example[key]
     page = Page(render(example))
@@ -271,6 +277,19 @@ def test_rounds_stand_one_after_another(example):
     # steps 1, 2, then 1 and 2 moved behind them to 3 and 4: a third of the way apart each (46..406)
     assert 'points="46.0,202.0 166.0,12.0"' in text
     assert 'points="286.0,154.5 406.0,107.0"' in text
+
+
+def test_a_guard_without_an_alarm_says_so(example):
+    for look in example["guard"]["looks"]:
+        look |= {"warning": False, "alarm": False}
+    example["guard"] |= {"best_step": 60, "curves": {}}
+    text = Page(render(example)).text
+    assert "It raised no alarm. The weights of step 60 were kept" in text
+    assert "What it saw step 0 step 60 (kept) Reward 0 1.5" in text
+    assert "peaks at" not in text
+    assert "In its words" not in text
+    alone = {"guard": {**example["guard"], "looks": example["guard"]["looks"][:1], "best_step": 0}}
+    assert "What it saw step 0 (kept) Reward 0" in Page(render(alone)).text
 
 
 def test_one_point_is_no_curve(example):

@@ -17,6 +17,10 @@ from prefloop.evaluation.overoptimization import Curve, Guard, Look, best_of_n, 
 def test_the_kl_of_best_of_n() -> None:
     assert best_of_n_kl(16) == pytest.approx(1.8351, abs=1e-4)
     assert best_of_n_kl(1) == 0.0
+    for n in (2, 16):  # the best of n uniform scores has the density n u^(n-1): its KL by the rule of midpoints
+        u = (np.arange(200_000) + 0.5) / 200_000
+        density = n * u ** (n - 1)
+        assert best_of_n_kl(n) == pytest.approx(float((density * np.log(density)).mean()), abs=1e-5)
     with pytest.raises(InputError, match="n >= 1, got 0"):
         best_of_n_kl(0)
 
@@ -168,6 +172,7 @@ def test_the_state_is_json_and_goes_on_as_if_nothing_had_happened() -> None:
         assert guard(look(step, *point)) == expected[step]
     assert guard.report() == whole.report()
     assert guard.report()["alarm"] is True
+    assert [row["words"] for row in guard.report()["looks"]] == [finding.words for finding in expected]
     assert guard.report()["best_step"] == 1
 
 

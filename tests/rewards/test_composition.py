@@ -141,6 +141,8 @@ def test_learned_parts_are_loaded_by_their_name() -> None:
         ({"a": {"function": "math:pi"}}, "'math:pi' is a float, not a function"),
         ({"a": {"function": "math"}}, "a function is given as module:name, got 'math'"),
         ({"a": {"function": "math:sqrt", "clip": [1, 1]}}, r"clip must be \[low, high\] with low < high"),
+        ({"a": {"function": "math:sqrt", "criterion": "brief"}}, "only a reward model has criteria"),
+        ({"a": {"learned": ["x"], "trunk": "shared", "criterion": "brief"}}, "one score each; leave `criterion` out"),
         ({"a": {"function": "math:sqrt", "limit": 1}}, "has constraints only"),
         (
             {"a": {"sum": {"b": length, "c": {"function": "math:sqrt", "limit": 1}}}},

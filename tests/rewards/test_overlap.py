@@ -7,7 +7,7 @@ import math
 import pytest
 
 from prefloop.errors import InputError
-from prefloop.rewards.overlap import rouge, sacrebleu
+from prefloop.rewards.overlap import meteor, rouge, sacrebleu
 
 pytest.importorskip("rouge_score", reason="the extra `overlap` is not installed")
 
@@ -20,6 +20,20 @@ def test_rouge_by_hand() -> None:
     assert rouge("rougeL")(["down sat cat"], reference=["cat sat down"]) == [pytest.approx(1 / 3)]
     with pytest.raises(InputError, match="use rouge1, rouge2 or rougeL"):
         rouge("rougeX")
+
+
+def test_meteor_by_hand() -> None:
+    """`the cats sat` against `the cat sat down`: three matches (one by its stem) in one piece. P = 1, R = 3/4, so
+    F = P R / (0.9 P + 0.1 R) = 0.75 / 0.975, and the penalty 0.5 (1/3)^3; in reverse order three pieces: 0.5."""
+    found = meteor()(["the cats sat", "sat cats the", "dog", "", "x"], reference=["the cat sat down"] * 4 + [None])
+    mean = 0.75 / 0.975
+    assert found == [pytest.approx(mean * (1 - 0.5 / 27)), pytest.approx(mean * 0.5), 0.0, 0.0, None]
+
+
+def test_meteor_says_when_wordnet_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nltk.data.path", [])
+    with pytest.raises(InputError, match="python -m nltk.downloader wordnet"):
+        meteor(synonyms=True)
 
 
 def test_bleu_and_chrf_by_hand() -> None:

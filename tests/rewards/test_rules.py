@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from prefloop.errors import InputError
+from prefloop.models.load import load_policy, load_tokenizer
+from prefloop.models.template import Template
 from prefloop.records import as_messages
-from prefloop.rewards.rules import fit_rules, proposition
+from prefloop.rewards.rules import fit_rules, proposition, rubric
 
 
 def test_ordering_rises_and_what_is_ignored_stays_zero() -> None:
@@ -58,5 +61,30 @@ def test_what_is_wrong_is_said() -> None:
 def test_a_proposition_is_a_probability(tiny_model: Path) -> None:
     score = proposition("Is it polite?", str(tiny_model), device="cpu", dtype="float32")
     said = score([as_messages("Say hello.")] * 2, ["Hello to you.", "No."])
-    assert all(0 < value < 1 for value in said)
+    assert all(value is not None and 0 < value < 1 for value in said)
     assert said[0] != said[1]
+
+
+def test_a_rubric_is_the_mean_worth_of_its_classes(tiny_model: Path) -> None:
+    """Against the softmax of plain forward passes; only rows that it is for; alike classes leave no choice."""
+    options = {"model": str(tiny_model), "device": "cpu", "dtype": "float32"}
+    worth = {"A": 1.0, "B": -0.5, "C": -1.0, "D": 0.5}
+    asked, said = [as_messages("Say hello.")] * 3, ["Hello to you.", "No.", "May I?"]
+    found = rubric("Which class?", worth, column="safety", **options)(asked, said, safety=[True, None, True])
+    model, template = load_policy(tiny_model, torch.float32, torch.device("cpu")), Template(load_tokenizer(tiny_model))
+    for text, value in zip(said[::2], found[::2], strict=True):
+        logp = []
+        for name in worth:
+            row = template.encode(as_messages(f"Say hello.\n\nAnswer: {text}\n\nWhich class?"), name, 512)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+            logp.append(sum(logits[t - 1, row.ids[t]].item() for t in range(row.prompt_length, row.length)))
+        odds = np.exp(np.array(logp) - max(logp))
+        assert value == pytest.approx(float(odds / odds.sum() @ list(worth.values())), abs=1e-4)
+    assert found[1] is None
+    assert rubric("Which?", {"A": 0.3, "B": 0.3}, **options)(asked, said) == pytest.approx([0.3] * 3)
+    for classes in ({"A": 1.0}, {True: 1.0, False: 0.0}):
+        with pytest.raises(InputError, match="two classes or more by name"):
+            rubric("Which?", classes, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no column 'safety'"):
+        rubric("Which?", worth, column="safety", **options)(asked, said)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from prefloop.datasets.feedback import marked_passages
 from prefloop.errors import InputError, RunError
+from prefloop.rewards.composition import Part
+from prefloop.rewards.text import length_between
+from prefloop.settings import as_dict
 from prefloop.training import online
 from prefloop.workflows.training import train
 from tests.small import build, settings_of, weights_of, write_inputs
@@ -76,6 +82,44 @@ def test_without_a_reward_model_the_critic_starts_as_the_policy(inputs: Path, tm
     algorithm, run = build("ppo", inputs, tmp_path / "run", **settings(inputs, reward=reward, steps=1))
     online.train_online(algorithm, run)
     assert run.metrics[0]["rewards/long/mean"] > 0
+
+
+def test_passages_that_people_marked_earn_and_bear(inputs: Path, tmp_path: Path) -> None:
+    """The app's marks are of what is wrong and have a quote; `good: true` turns one round; without marks it is said."""
+    edits = [
+        {"prompt": "A?", "completion": "You fool, take tea.", "spans": [{"start": 4, "end": 8, "quote": "fool"}]},
+        {"prompt": "B?", "completion": "Thank you, fool.", "spans": [{"start": 0, "end": 9, "good": True}]},
+        {"prompt": "C?", "completion": "A fool.", "edited": "A friend.", "spans": [{"start": 2, "end": 6}]},
+    ]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in edits))
+    assert marked_passages(tmp_path / "edits.jsonl") == (["Thank you"], ["fool"])
+    credit = {"by": "marks", "beta": 1.0, "bad": ["idiot"], "spans": str(tmp_path / "edits.jsonl")}
+    algorithm, _ = build("ppo", inputs, tmp_path / "run", credit=credit)
+    valid, scores = torch.ones(3, 3, dtype=torch.bool), torch.tensor([1.0, -1.0, -1.0])
+    pieces = [["thank", " you", ", fool"], ["thank", " you", ", fool"], ["idiot", " you", "!"]]
+    shares = algorithm.credit(torch.zeros(3, 4).long(), torch.ones(3).long(), valid, scores, pieces)
+    assert shares.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    (tmp_path / "none.jsonl").write_text(json.dumps({"prompt": "A?", "completion": "a", "edited": "b"}) + "\n")
+    with pytest.raises(InputError, match="has no marked passage"):
+        build("ppo", inputs, tmp_path / "again", credit={**credit, "spans": str(tmp_path / "none.jsonl")})
+
+
+def polite(completions: list[str], **kwargs: Any) -> list[float]:
+    return [3.0] * len(completions)
+
+
+def test_any_callable_is_a_reward_and_the_artifact_names_it(inputs: Path, tmp_path: Path) -> None:
+    """A function, one with a weight, and an object that can be called: each with its hash where it has a source."""
+    reward = {"polite": polite, "half": {"function": polite, "weight": 0.5}, "made": length_between(0, 5)}
+    laid = settings_of("ppo", inputs, reward_model=None, reward=reward, steps=1, log_every=1, missing_eos_score=None)
+    made = train("ppo", out=tmp_path / "run", overrides=laid, log=lambda words: None)
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert row["objective/scores"] == pytest.approx(4.5 + row["rewards/made/mean"])
+    kept = json.loads((Path(made["artifact"]) / "manifest.json").read_text())["settings"]["reward"]
+    assert re.fullmatch(r"tests\.training\.test_reward:polite [0-9a-f]{8}", kept["polite"])
+    assert kept["half"] == {"function": kept["polite"], "weight": 0.5}
+    assert kept["made"].startswith("prefloop.rewards.text:length_between.<locals>.score ")
+    assert as_dict(Part(function=len))["function"] == "builtins:len"
 
 
 def test_a_reward_model_and_a_reward_are_one_too_many(inputs: Path, tmp_path: Path) -> None:

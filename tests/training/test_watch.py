@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import prefloop
 from prefloop.errors import InputError, RunError
 from prefloop.evaluation.overoptimization import RunGuard
 from prefloop.training.online import train_online
@@ -108,6 +109,10 @@ def test_a_watched_run_resumes_to_the_same_bits(inputs: Path, tmp_path: Path, mo
     report = json.loads((tmp_path / "whole" / "guard.json").read_text())
     assert [row["step"] for row in report["looks"]] == [0, 2, 4, 5]
     assert report["best_step"] == whole["metrics"]["guard/best_step"]
+    page = prefloop.report(tmp_path / "whole", out=tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"(4 looks). It raised no alarm. The weights of step {report['best_step']} were kept" in " ".join(
+        page.split()
+    )
     lows = [row["held_out_low"] for row in report["looks"]]
     assert max(lows) == lows[[row["step"] for row in report["looks"]].index(report["best_step"])]
 

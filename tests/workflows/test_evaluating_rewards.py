@@ -70,3 +70,44 @@ def test_everything_is_measured_and_shown(folder: Path, tmp_path: Path) -> None:
 def test_own_and_samples_need_a_reward_model_to_look_through(folder: Path) -> None:
     with pytest.raises(InputError, match="looked at through a reward model"):
         prefloop.evaluate(str(folder / "policy"), against=str(folder / "policy"), own=folder / "test.jsonl")
+
+
+def test_a_reward_of_parts_is_measured_like_a_model(folder: Path, tmp_path: Path) -> None:
+    """The mean of the model and itself is the model; a part may read a column; samples need a model inside."""
+    (tmp_path / "mine.yaml").write_text(
+        f"reward:\n  taste: {{learned: ['{folder / 'taste'}', '{folder / 'taste'}'], weight: 0.5}}\n"
+        "  right: {function: 'prefloop.rewards.text:exact_number', arguments: {column: answer}, weight: 100}\n"
+    )
+    pairs = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    numbered = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "answer": 4}
+    test = write(tmp_path / "test.jsonl", [*pairs, numbered])
+    options: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
+    model = prefloop.evaluate(str(folder / "taste"), comparisons=folder / "test.jsonl", **options)
+    parts = prefloop.evaluate(str(tmp_path / "mine.yaml"), comparisons=test, report=tmp_path / "page.html", **options)
+    assert parts["n"] == model["n"] + 1
+    assert parts["accuracy"] == pytest.approx((model["accuracy"] * model["n"] + 1) / parts["n"])
+    assert parts["stored_temperature"] == 1.0
+    assert parts["credit"] == []
+    assert "Reward model mine.yaml" in (tmp_path / "page.html").read_text()
+    with pytest.raises(InputError, match="is a reward of parts; samples are looked at through a reward model"):
+        prefloop.evaluate(str(tmp_path / "mine.yaml"), comparisons=test, samples=test, **options)
+
+
+def test_what_groups_of_annotators_say_is_measured_apart(folder: Path, tmp_path: Path) -> None:
+    """Two people of unlike taste about the same pairs: neither is a repeat of the other."""
+    pairs = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    rows = [
+        {**row, **sides, "annotator": who, "annotator_group": group}
+        for row in pairs
+        for who, group, sides in (
+            ("ann", "like us", {}),
+            ("bob", "unlike us", {"chosen": row["rejected"], "rejected": row["chosen"]}),
+        )
+    ]
+    found = prefloop.evaluate(
+        str(folder / "taste"), comparisons=write(tmp_path / "t.jsonl", rows), device="cpu", dtype="float32"
+    )
+    groups = found["slices"]["annotator_group"]
+    assert found["n"] == 2 * len(pairs)
+    assert groups["like us"]["value"] == pytest.approx(1 - groups["unlike us"]["value"])
+    assert groups["like us"]["value"] > 0.8
