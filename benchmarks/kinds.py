@@ -128,7 +128,7 @@ def linear(kind: str, fold: int, rows: Sequence[Row], test: Sequence[Comparison]
 
     def features(of: Sequence[str]) -> Tensor:
         long = (np.log1p([len(text) for text in of])[:, None] - centre) / scale
-        return torch.tensor(np.hstack([words.transform(of).toarray(), long]))
+        return torch.tensor(np.hstack([words.transform(of).toarray(), long]), dtype=torch.float32)
 
     weights = _fitted(rows, features(texts), {text: i for i, text in enumerate(texts)})
     score = (features(asked) @ weights).numpy().reshape(-1, 2)
@@ -154,14 +154,14 @@ def _fitted(rows: Sequence[Row], x: Tensor, at: dict[str, int]) -> Tensor:
         questions["approval"] = torch.bincount(good, minlength=2).tolist()
     shares = torch.tensor([_shares(row) for row in said["comparison"]]).reshape(len(said["comparison"]), 3)
     thresholds = Answers(questions, float(shares[:, 2].mean()) if len(shares) else 0.0)
-    weights = torch.zeros(x.shape[1], dtype=torch.double, requires_grad=True)
+    weights = torch.zeros(x.shape[1], requires_grad=True)
     parameters = [weights, *(p for p in thresholds.parameters() if p.requires_grad)]
     optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = 0.5 * weights.square().sum()
-        scores = (x @ weights).float()
+        scores = x @ weights
         for kind, place in places.items():
             mine = scores[place]
             if kind == "comparison":
