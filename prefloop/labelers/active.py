@@ -23,7 +23,8 @@ Floats = npt.NDArray[np.float64]
 class Members(Protocol):
     """A reward model of one member or several, with its temperature."""
 
-    temperature: float
+    @property
+    def temperature(self) -> float: ...
 
     def members(self, prompts: Sequence[Messages], completions: Sequence[str]) -> Tensor: ...
 

@@ -23,6 +23,9 @@ Combine = Literal["mean", "worst", "penalised"]
 class HasMembers(Protocol):
     """A reward with several opinions."""
 
+    @property
+    def temperature(self) -> float: ...
+
     def members(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]
     ) -> Float[Tensor, "n members"]: ...
@@ -58,6 +61,11 @@ class Ensemble:
         """One score per completion."""
         found: list[float] = combined(self.members(prompts, completions), self.how, self.penalty).tolist()
         return found
+
+    @property
+    def temperature(self) -> float:
+        """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature): the mean of the models'."""
+        return sum(reward.temperature for reward in self.rewards) / len(self.rewards)
 
     def members(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Float[Tensor, "n members"]:
         """What each member says."""

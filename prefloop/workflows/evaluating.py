@@ -33,7 +33,8 @@ from prefloop.labelers.task_world import Task, task_prompts
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import Comparison, Messages, as_messages, prompt_id
 from prefloop.rewards.checkers import check_many
-from prefloop.rewards.composition import Reward, scored
+from prefloop.rewards.composition import Composition, Reward, scored
+from prefloop.rewards.ensemble import Ensemble
 from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.snapshots.formats import load_comparisons, load_prompts
 from prefloop.version import __version__
@@ -168,9 +169,10 @@ def _reward_model(
     source = _source(comparisons, place)
     test = _held_out(source)
     model = None if of_parts(ref) else _model(ref, device, dtype, place)
-    if model is None and samples is not None:
-        raise InputError(f"{ref} is a reward of parts; samples are looked at through a reward model")
     reward: Reward = reward_at(ref, device, dtype, place) if model is None else model
+    within: list[Any] = reward.models if isinstance(reward, Composition) else [model]
+    if samples is not None and not within:
+        raise InputError(f"{ref} has no reward model among its parts; samples are looked at through one")
     harmful, scale = (False, 1.0) if model is None else (model.cost, model.temperature)
     say(f"scoring {len(test)} pairs")
     prompts = [pair.prompt for pair in test]
@@ -208,8 +210,8 @@ def _reward_model(
         sign = -1.0 if harmful else 1.0
         sides = zip(*_both_sides(reward, moved), strict=True)
         result["decay"] = decay(test, differences, moved, [sign * (a - b) for a, b in sides], seed=seed)
-    if model is not None and samples is not None:
-        result["ask_next"] = worth_asking(model, samples_of(Path(samples)), ASKED_NEXT)
+    if samples is not None:
+        result["ask_next"] = worth_asking(Ensemble(within), samples_of(Path(samples)), ASKED_NEXT)
     result["credit"] = [] if model is None else tokens_that_earned(model, test, differences)
     result["mistakes"] = worst_mistakes(test, differences, scale)
     say("which features preferences follow")

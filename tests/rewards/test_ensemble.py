@@ -14,8 +14,8 @@ ONE_TO_FIVE = torch.tensor([[1.0, 2, 3, 4, 5]])
 
 
 class Says:
-    def __init__(self, scores: list[list[float]]) -> None:
-        self.scores = scores
+    def __init__(self, scores: list[list[float]], temperature: float = 1.0) -> None:
+        self.scores, self.temperature = scores, temperature
 
     def members(self, prompts: Any, completions: Any) -> torch.Tensor:
         return torch.tensor(self.scores)
@@ -28,7 +28,8 @@ def test_by_hand_with_the_population_variance() -> None:
 
 
 def test_every_head_of_every_model_is_a_member() -> None:
-    both = Ensemble([Says([[1.0, 3.0], [0.0, 0.0]]), Says([[2.0], [6.0]])], "worst")
+    both = Ensemble([Says([[1.0, 3.0], [0.0, 0.0]]), Says([[2.0], [6.0]], temperature=3.0)], "worst")
+    assert both.temperature == 2.0
     assert both.members([], []).tolist() == [[1.0, 3.0, 2.0], [0.0, 0.0, 6.0]]
     assert both([[], []], ["a", "b"]) == [1.0, 0.0]
 

@@ -73,7 +73,7 @@ def test_own_and_samples_need_a_reward_model_to_look_through(folder: Path) -> No
 
 
 def test_a_reward_of_parts_is_measured_like_a_model(folder: Path, tmp_path: Path) -> None:
-    """The mean of the model and itself is the model; a part may read a column; samples need a model inside."""
+    """The mean of the model and itself is the model; a part may read a column; all heads are asked."""
     (tmp_path / "mine.yaml").write_text(
         f"reward:\n  taste: {{learned: ['{folder / 'taste'}', '{folder / 'taste'}'], weight: 0.5}}\n"
         "  right: {function: 'prefloop.rewards.text:exact_number', arguments: {column: answer}, weight: 100}\n"
@@ -83,14 +83,19 @@ def test_a_reward_of_parts_is_measured_like_a_model(folder: Path, tmp_path: Path
     test = write(tmp_path / "test.jsonl", [*pairs, numbered])
     options: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
     model = prefloop.evaluate(str(folder / "taste"), comparisons=folder / "test.jsonl", **options)
-    parts = prefloop.evaluate(str(tmp_path / "mine.yaml"), comparisons=test, report=tmp_path / "page.html", **options)
+    asked = write(tmp_path / "samples.jsonl", [{"prompt": "Which fruit?", "completions": FRUITS[:3]}])
+    parts = prefloop.evaluate(
+        str(tmp_path / "mine.yaml"), comparisons=test, samples=asked, report=tmp_path / "page.html", **options
+    )
+    assert [one["members"] for one in parts["ask_next"]] == [4, 4, 4]  # two heads of each of two models
     assert parts["n"] == model["n"] + 1
     assert parts["accuracy"] == pytest.approx((model["accuracy"] * model["n"] + 1) / parts["n"])
     assert parts["stored_temperature"] == 1.0
     assert parts["credit"] == []
     assert "Reward model mine.yaml" in (tmp_path / "page.html").read_text()
-    with pytest.raises(InputError, match="is a reward of parts; samples are looked at through a reward model"):
-        prefloop.evaluate(str(tmp_path / "mine.yaml"), comparisons=test, samples=test, **options)
+    (tmp_path / "plain.yaml").write_text("long: {function: 'prefloop.rewards.text:characters'}\n")
+    with pytest.raises(InputError, match="has no reward model among its parts"):
+        prefloop.evaluate(str(tmp_path / "plain.yaml"), comparisons=test, samples=test, **options)
 
 
 def test_what_groups_of_annotators_say_is_measured_apart(folder: Path, tmp_path: Path) -> None:
