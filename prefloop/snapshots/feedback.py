@@ -101,14 +101,15 @@ def load_feedback(
 ) -> tuple[list[Feedback], Ledger]:
     """Everything that people said in a snapshot, a file or a hub dataset, of whatever kinds, and the ledger.
 
-    A comparison is the consensus about a pair, so the same pair again is a repeat, as in `load_comparisons`. Any other
-    row is one answer: it repeats another only when the same annotators say the same about the same.
+    A comparison is the consensus about a pair, so the same pair again is a repeat, as in `load_comparisons`, unless it
+    is by another `criterion`. Any other row is one answer: it repeats another only when the same annotators say the
+    same about the same.
     """
     return load_rows(path, parse_feedback, _same, split, test_share, max_dropped, progress)
 
 
-def _same(said: Feedback) -> tuple[Any, str, str | None]:
+def _same(said: Feedback) -> tuple[Any, str, str | None, str]:
     if said.kind == "comparison":
-        return said.prompt, said.completions[0], said.completions[1]
+        return said.prompt, said.completions[0], said.completions[1], canonical_json(said.columns.get("criterion"))
     who = [said.columns.get(name) for name in ("annotator", "annotators", "answers")]
-    return said.prompt, canonical_json([said.kind, said.completions, said.value, who]), None
+    return said.prompt, canonical_json([said.kind, said.completions, said.value, who]), None, ""

@@ -19,7 +19,16 @@ from typing import Any, Literal, TypeVar, cast
 
 from prefloop.artifacts.folder import MANIFEST, read_artifact
 from prefloop.errors import InputError
-from prefloop.records import QUESTION_KINDS, Comparison, Demonstration, Ledger, Messages, Rewarded, split_of
+from prefloop.records import (
+    QUESTION_KINDS,
+    Comparison,
+    Demonstration,
+    Ledger,
+    Messages,
+    Rewarded,
+    canonical_json,
+    split_of,
+)
 from prefloop.snapshots.rows import PACKINGS, SUFFIXES, Progress, Reject, defect, read_rows, shown
 
 __all__ = [
@@ -386,8 +395,8 @@ def load_comparisons(
 
     A snapshot has its split in two files; elsewhere `split` is decided per prompt (records.split_of), and rows of the
     other side are in the ledger as "other split". Repeats are dropped as "duplicate". Of a pair that appears both
-    ways round the first is kept and each later one is "swapped". `by_annotator`: the same pair again from somebody else
-    is no repeat (`annotator_of`), whatever they say of it.
+    ways round the first is kept and each later one is "swapped". The same pair by another `criterion` is no repeat;
+    with `by_annotator` nor is it from somebody else (`annotator_of`), whatever they say of it.
 
     Raises InputError when the source cannot be read, holds no rows, or none can be used (exit 2); RunError when more
     than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
@@ -395,7 +404,7 @@ def load_comparisons(
 
     def same(c: Comparison) -> Sides:
         whose = annotator_of(c.columns) if by_annotator else None
-        return c.prompt, c.chosen, c.rejected, whose or ""
+        return c.prompt, c.chosen, c.rejected, canonical_json([whose, c.columns.get("criterion")])
 
     return load_rows(path, parse_comparison, same, split, test_share, max_dropped, progress)
 

@@ -14,13 +14,17 @@ from tests.small import write_inputs
 WORDS = ["awful", "bad", "fine", "good", "superb"]
 
 
+def plan(word: str, topic: int = 0) -> str:
+    return f"{word} plan for {topic}"
+
+
 def pairs(topics: int) -> list[Comparison]:
     """Every two of five arguments of each topic, five votes each, all for the better word."""
     return [
         Comparison(
             prompt=[{"role": "user", "content": f"Topic {t}?"}],
-            chosen=f"{WORDS[high]} plan",
-            rejected=f"{WORDS[low]} plan",
+            chosen=plan(WORDS[high], t),
+            rejected=plan(WORDS[low], t),
             label=1.0,
             columns={"n": 5, "ties": 0.0, "group": str(t)},
         )
@@ -32,19 +36,19 @@ def pairs(topics: int) -> list[Comparison]:
 def test_the_kinds_by_hand() -> None:
     """`fine` wins against two of four; of superb, good, fine and bad each wins against those behind it."""
     topic = Topic(pairs(1))
-    assert topic.against("fine plan", [f"{word} plan" for word in ("awful", "bad", "good")]) == (
+    assert topic.against(plan("fine"), [plan(word) for word in ("awful", "bad", "good")]) == (
         pytest.approx(2 / 3),
         15,
     )
-    row, cost = _ranking(topic, [f"{word} plan" for word in ("fine", "superb", "bad", "good")])
+    row, cost = _ranking(topic, [plan(word) for word in ("fine", "superb", "bad", "good")])
     assert row is not None
     assert (row["ranks"], cost) == ([3, 1, 4, 2], 30)
-    assert _ranking(topic, ["fine plan", "bad plan"]) == (None, 0)
+    assert _ranking(topic, [plan("fine"), plan("bad")]) == (None, 0)
     for kind, cost in (("comparison", 5), ("approval", 10), ("rating", 20), ("ranking", 30)):
         rows = answers(pairs(4), kind, 60, seed=0)  # a rating here has four opponents
         assert len(rows) == 60 // cost
     levels = {row["completion"]: row["scores"]["overall"] for row in answers(pairs(1), "rating", 2000, seed=0)}
-    assert levels == {f"{word} plan": level for word, level in zip(WORDS, (1, 2, 3, 4, 5), strict=True)}
+    assert levels == {plan(word): level for word, level in zip(WORDS, (1, 2, 3, 4, 5), strict=True)}
 
 
 def test_every_kind_teaches_the_order() -> None:
