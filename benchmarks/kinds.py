@@ -161,6 +161,8 @@ def _fitted(rows: Sequence[Row], x: Tensor, at: dict[str, int]) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = 0.5 * weights.square().sum()
+        for name in questions:  # a free slope would take the ridge away: its logarithm is normal, too
+            loss = loss + 0.5 * thresholds.slope(name).log().square()
         scores = x @ weights
         for kind, place in places.items():
             mine = scores[place]
