@@ -188,6 +188,22 @@ def test_with_the_kl_in_the_reward_the_optimum_is_approached(
     assert logged == pytest.approx(divergence(end, start), abs=0.15)
 
 
+def test_a_very_dear_kl_holds_the_policy_at_its_reference(folder: Path) -> None:
+    """beta towards infinity: whatever the reward says, a policy that has left its reference goes back to it."""
+    # Returns of this size would fill the clipped gradient with the critic's.
+    settings: dict[str, Any] = {"steps": 40, "passes": 2, "value_coef": 1e-4, "gae_lambda": 1.0}
+    algorithm, run = toy(folder, "ppo", lr=1e-2, **settings)
+    algorithm.roles.settings = replace(algorithm.roles.settings, beta=100.0)
+    policy, reference = algorithm.roles.policy, distribution(algorithm.roles.reference)
+    stream = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=stream))
+    assert divergence(distribution(policy), reference) > 0.1
+    train_online(algorithm, run)
+    assert divergence(distribution(policy), reference) <= 0.02
+
+
 def test_dqn_finds_the_values_of_its_tokens(folder: Path) -> None:
     """Value iteration by hand, without KL: `a` first and then `a` is worth 2, the best after `b` 1, after `c` 1.5."""
     settings: dict[str, Any] = {"lr": 1e-2, "steps": 90, "passes": 2}
