@@ -157,6 +157,31 @@ def _of_means(data: dict[str, Any], losses: Any) -> tuple[float, list[float]]:
     return loss.item(), sums.grad.tolist()
 
 
+def margins_of(data: dict[str, Any]) -> torch.Tensor:
+    """A margin for each pair, from 0.2 to 0.9."""
+    return data["valid"].sum(1).chunk(2)[0] / 10
+
+
+def reward(data: dict[str, Any], margin: bool, center: float | None) -> tuple[float, list[float]]:
+    """The reward trainer's loss; the sums of the drawn log-probabilities serve as scores."""
+    from trl import RewardTrainer
+
+    scores = data["logps"].sum(1).requires_grad_()
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=True),
+        accelerator=Accelerator(),
+        args=SimpleNamespace(center_rewards_coefficient=center),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    inputs = {"attention_mask": data["valid"].long(), **({"margin": margins_of(data)} if margin else {})}
+    model = lambda **given: SimpleNamespace(logits=scores[:, None])  # noqa: E731
+    loss = RewardTrainer.compute_loss(trainer, model, inputs)
+    loss.backward()
+    return loss.item(), scores.grad.tolist()
+
+
 DPO_CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dpo", {"beta": 0.1}, {}),
     ("dpo", {"beta": 0.5}, {"beta": 0.5}),
@@ -193,6 +218,8 @@ def main(out: Path) -> None:
     cases.append(("orpo", {"odds_weight": 0.1}, "pairs", orpo(data, 0.1)))
     weights = {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.3}
     cases.append(("kto", weights, "pairs", kto(data, 0.1, 1.0, 1.3)))
+    for ours, center in (({}, None), ({"margin": True}, None), ({"margin": True, "center": 0.01}, 0.01)):
+        cases.append(("reward_model", ours, "pairs", reward(data, "margin" in ours, center)))
     shown = {
         "made_by": "benchmarks/trl_losses.py",
         "trl": trl.__version__,
@@ -203,6 +230,7 @@ def main(out: Path) -> None:
                 "logprobs": given["logps"].sum(1).tolist(),
                 "reference": given["reference"].sum(1).tolist(),
                 "tokens": given["valid"].sum(1).tolist(),
+                "margins": margins_of(given).tolist(),
                 "alignment": ((given["logps"] - given["collision"]).sum(1) / given["valid"].sum(1)).tolist(),
             }
             for name, given in (("pairs", data), ("single", single))

@@ -37,6 +37,34 @@ def trained(inputs: Path, out: Path, **changes: Any) -> dict[str, Any]:
     return train("reward_model", out=out, overrides=settings, log=lambda words: None)
 
 
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "trl_losses.json").read_text(encoding="utf-8"))
+"""What TRL 1.16's own code made of random batches: benchmarks/trl_losses.py."""
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in GOLDEN["cases"] if c["method"] == "reward_model"], ids=lambda case: str(case["settings"])
+)
+def test_trls_reward_trainer_computes_the_same(case: dict[str, Any], inputs: Path, tmp_path: Path) -> None:
+    """Loss and gradient by each score, with a margin of each pair's own and with centring."""
+    given = GOLDEN["batches"][case["batch"]]
+    rows = [
+        {"prompt": f"Q {i}?", "chosen": "yes", "rejected": "no", "margin": margin}
+        for i, margin in enumerate(given["margins"])
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = str(tmp_path / "pairs.jsonl")
+    algorithm, _ = build("reward_model", inputs, tmp_path / "run", data=data, **case["settings"])
+    scores = torch.stack(torch.tensor(given["logprobs"]).chunk(2), dim=1).flatten().requires_grad_()
+    algorithm.scores = lambda texts: scores[:, None]
+    loss = algorithm.loss(algorithm.train_rows)
+    value = (loss.values * loss.weights).mean()
+    value.backward()
+    assert value.item() == pytest.approx(case["loss"], rel=1e-5)
+    assert scores.grad is not None
+    expected = torch.stack(torch.tensor(case["gradient"]).chunk(2), dim=1).flatten()
+    torch.testing.assert_close(scores.grad, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_what_can_be_separated_is(inputs: Path, tmp_path: Path) -> None:
     """Answers with `good` are always chosen: training accuracy 1, and fresh pairs are told apart as well."""
     rows = [{"prompt": f"Q {i}?", "chosen": f"good {i % 7}", "rejected": f"bad {i % 5}"} for i in range(40)]
