@@ -1,14 +1,17 @@
 """Controlled sentiment (Ziegler et al. 2019; Figure 2 of the DPO paper): true reward against KL, for every method.
 
-    PREFLOOP_DATA=../shared/data python -m benchmarks.sentiment [--seed 0] [--out FOLDER] [--tiny]
+    PREFLOOP_DATA=../shared/data python -m benchmarks.sentiment [--seed 0] [--methods ppo,dpo] [--out FOLDER] [--tiny]
+    python -m benchmarks.sentiment --join FOLDER FOLDER FOLDER --out FOLDER     one picture of several seeds
 
 A policy reads IMDb reviews and learns to continue one from its first eight words: the reference. The true reward is
 a classifier's log-odds that prompt and continuation are a positive review, learned from labelled reviews that the
 prompts do not come from; it is measured on 2,500 that it has not seen. It labels pairs of the reference's continuations
-with Bradley-Terry noise; a reward model learns from the labels, and the methods from that (or from the pairs). Each
-policy is then asked for continuations of held-out prompts: mean true reward and KL from the reference, in nats per
-sequence, with 95 % intervals. What was made stays in FOLDER, so that a run that was cut off goes on; `--tiny` tries all
-steps in minutes, and its figures mean nothing.
+with Bradley-Terry noise; a reward model learns from the labels. The online methods learn from that reward model, the
+direct ones from the pairs, and those that need logged rewards from both continuations of each pair, which the reward
+model scores; where `make peers` was run, TRL's RLOO and GRPO learn beside ours. Each policy is then asked for
+continuations of held-out prompts: mean true reward and KL from the reference, in nats per sequence, with intervals of
+95 %. What was made stays in FOLDER, so that a run that was cut off goes on, and one with more `--methods` adds to it;
+`--tiny` tries all steps in minutes, and its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -22,20 +25,28 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import prefloop
+from benchmarks.peers.environments import NotThere, interpreter
+from benchmarks.peers.race import Side, once
 from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import MANIFEST
+from prefloop.audits.comparison import frontier
+from prefloop.audits.report import write_page
 from prefloop.evaluation.interval import mean_interval
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import as_messages
 from prefloop.rewards.learned import LearnedReward
+from prefloop.settings import read_yaml
+from prefloop.workflows.evaluating import divergence
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 DATA = Path(os.environ.get("PREFLOOP_DATA", RUNS.parent.parent / "shared" / "data")).resolve()
@@ -54,7 +65,26 @@ ONLINE: dict[str, list[dict[str, Any]]] = {
     "online_dpo": [{"beta": 0.1, "group_size": 4}],
 }
 """PPO at four prices of KL, the others at one."""
-DPO = (0.05, 0.1, 0.3, 1.0)
+DIRECT: dict[str, list[dict[str, Any]]] = {
+    "dpo": [{"beta": beta} for beta in (0.05, 0.1, 0.3, 1.0)],
+    "ipo": [{"tau": 0.1}],
+    "apo": [{"beta": 0.1}],
+    "kto": [{"beta": 0.1}],
+    "simpo": [{"beta": 2.0}],
+    "orpo": [{"odds_weight": 0.1}],
+    "cpl": [{"alpha": 0.1}],
+}
+"""From the pairs; DPO at four prices of KL."""
+LOGGED: dict[str, list[dict[str, Any]]] = {
+    "ilql": [{"beta": beta} for beta in (1.0, 4.0)],
+    "alol": [{}],
+    "awr": [{"temperature": 0.5}],
+}
+"""From both continuations of each pair, scored by the reward model. ILQL's beta is that of its sampling."""
+THEIRS: dict[str, list[float]] = {"trl-rloo": [0.05, 0.1, 0.3], "trl-grpo": [0.05, 0.1, 0.3]}
+"""TRL's trainers at these prices of KL, where `make peers` has made their environment; groups of 8 as ours."""
+METHODS = (*DIRECT, *LOGGED, *ONLINE, *THEIRS)
+"""Beside SFT on the preferred continuations and the best of n, which are always there."""
 
 
 class Sentiment:
@@ -156,7 +186,61 @@ def best_of(reference: Path, model: Path, truth: Sentiment, prompts: Sequence[An
     return rows
 
 
-def main(seed: int, out: Path, tiny: bool) -> None:
+def theirs(work: str, beta: float, out: Path, sft: Path, model: Path, seed: int, tiny: bool) -> Path:
+    """A policy that TRL trained as our online methods are: the same prompts, episodes, rate and reward model."""
+    place = out / f"trl-{work}-{beta:g}"
+    if (place / "config.json").is_file():
+        return place
+    run = read_yaml(RUNS / "sentiment_online.yaml")
+    rows = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+    asked = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    judge = LearnedReward(model, torch.float32, torch.device("cpu"), max_length=int(run["max_length"]))
+    scores = judge(asked[:8], [row["chosen"] for row in rows[:8]])
+    given = [
+        {"prompt": prompt, "completion": row["chosen"], "score": score}
+        for prompt, row, score in zip(asked, rows, scores, strict=False)
+    ]
+    write_json(out / "given.json", given)
+    write_json(out / "prompts.json", asked)
+    spec = {
+        "work": work,
+        "beta": beta,
+        "group": 8,
+        "tokens": TOKENS,
+        "seed": seed,
+        "batch": 16 if tiny else run["batch_size"],
+        "micro": 16,
+        "steps": 2 if tiny else run["steps"],
+        "lr": run["lr"],
+        "policy": str(sft),
+        "reward": str(model),
+        "given": str(out / "given.json"),
+        "prompts": str(out / "prompts.json"),
+        "folder": str(out / "trl"),
+        "out": str(place),
+    }
+    spec = {name: str(Path(value).resolve()) if name in PLACES else value for name, value in spec.items()}
+    once(Side(place.name, interpreter("trl-1.16"), "benchmarks.peers.sides.theirs_sentiment"), spec)
+    return place
+
+
+PLACES = ("policy", "reward", "given", "prompts", "folder", "out")
+
+
+def measured(place: Path, origin: Policy, truth: Sentiment, asked: Sequence[Any], seed: int) -> dict[str, Any]:
+    """As `prefloop.compare` measures what prefloop trained."""
+    policy = Policy(place)
+    answers = [group[0] for group in policy.answer(asked, 1, Sampling(max_new_tokens=TOKENS), seed=seed)]
+    groups = list(range(len(asked)))
+    return {
+        "run": place.name,
+        "reward": mean_interval(truth(asked, [one.text for one in answers]), groups, seed=seed).as_dict(),
+        "kl": divergence(policy, origin, asked, answers, seed),
+        "length": mean_interval([len(one.sample.ids) for one in answers], groups, seed=seed).as_dict(),
+    }
+
+
+def main(seed: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> None:
     if not (DATA / "text" / "imdb.jsonl.xz").is_file():
         print(f"skipped: no {DATA / 'text' / 'imdb.jsonl.xz'}; set PREFLOOP_DATA to the folder that holds text/")
         return
@@ -202,15 +286,25 @@ def main(seed: int, out: Path, tiny: bool) -> None:
         for row in map(json.loads, pairs.read_text().splitlines())
     ]
     chosen = write_rows(out / "preferred.jsonl", preferred)
+    said = [
+        {"prompt": row["prompt"], "completion": row[side]}
+        for row in map(json.loads, pairs.read_text().splitlines())
+        for side in ("chosen", "rejected")
+    ]
+    log = write_rows(out / "log.jsonl", said)
+    judged = {"reward_model": str(model)}
     runs = [trained("sft", "sft_preferred", "preferred", data=chosen, policy=sft, small=short)]
-    for beta in DPO:
-        given = {"beta": beta}
-        runs.append(trained("dpo", f"dpo-{beta:g}", "dpo", data=pairs, policy=sft, overrides=given, small=short))
-    for method, several in ONLINE.items():
-        for own in several:
-            name = f"{method}-{own['beta']:g}" if "beta" in own else method
-            given = {**own, "reward_model": str(model)}
-            runs.append(trained(method, name, "online", data=pairs, policy=sft, overrides=given, small=short))
+    for table, run, data, more in (
+        (DIRECT, "pairs", pairs, {}),
+        (LOGGED, "log", log, judged),
+        (ONLINE, "online", pairs, judged),
+    ):
+        for method, several in table.items():
+            for own in several:
+                name = "-".join([method, *(f"{own[key]:g}" for key in ("beta",) if key in own)])
+                if method in methods or (out / name / MANIFEST).is_file():
+                    given = {**own, **more}
+                    runs.append(trained(method, name, run, data=data, policy=sft, overrides=given, small=short))
 
     reward = out / "truth.yaml"
     arguments = json.dumps({"folder": str((out / "classifier").resolve())})
@@ -230,6 +324,17 @@ def main(seed: int, out: Path, tiny: bool) -> None:
         for row in compared["runs"]
     ]
     found += best_of(sft, model, truth, messages, seed)
+    there = any(name in methods for name in THEIRS)
+    try:
+        there = there and interpreter("trl-1.16").is_file()
+    except NotThere as error:
+        print(f"without TRL's trainers: {error}", file=sys.stderr)
+        there = False
+    for name, betas in THEIRS.items() if there else ():
+        for beta in betas if name in methods else ():
+            place = theirs(name.removeprefix("trl-"), beta, out, sft, model, seed, tiny)
+            print(f"{place.name}: done", flush=True)
+            found.append(measured(place, Policy(sft), truth, messages, seed))
     write_json(out / "frontier.json", {"seed": seed, "tiny": tiny, "prompts": len(asked), "rows": found})
     for row in sorted(found, key=lambda row: row["kl"]["value"]):
         low, high = row["reward"].get("low"), row["reward"].get("high")
@@ -237,10 +342,48 @@ def main(seed: int, out: Path, tiny: bool) -> None:
     print(f"the frontier: {compared['page']}; {out / 'frontier.json'}", file=sys.stderr)
 
 
+def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of every run that all of them have, as a table, a file and a picture."""
+    if not any((folder / "frontier.json").is_file() for folder in folders):
+        print("skipped: no seed was measured")
+        return {}
+    seeds = [json.loads((folder / "frontier.json").read_text()) for folder in folders]
+    if len({one["seed"] for one in seeds}) < len(seeds) or len({one["tiny"] for one in seeds}) > 1:
+        raise SystemExit("these are not different seeds of one experiment")
+    tables = [{row["run"]: row for row in one["rows"]} for one in seeds]
+    rows = []
+    for run in [run for run in tables[0] if all(run in table for table in tables)]:
+        row: dict[str, Any] = {"run": run}
+        for name in ("kl", "reward"):
+            values = [table[run][name]["value"] for table in tables]
+            spread = stdev(values) if len(values) > 1 else 0.0
+            row[name] = {"value": mean(values), "low": mean(values) - spread, "high": mean(values) + spread}
+            row[f"{name} of each seed"] = values
+        rows.append(row)
+    for row in sorted(rows, key=lambda row: row["kl"]["value"]):
+        kl, reward = (f"{v['value']:.3f} ± {v['high'] - v['value']:.3f}" for v in (row["kl"], row["reward"]))
+        print(f"{row['run']:>18}: KL {kl}, reward {reward}")
+    result = {"seeds": [one["seed"] for one in seeds], "tiny": seeds[0]["tiny"], "rows": rows}
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "seeds.json", result)
+    chart = frontier(rows, [])
+    style = "svg{font:11px sans-serif;max-width:60em}.line{fill:none}.dot{fill:#2a6}line{stroke:#bbb}"
+    head = f"<!doctype html><meta charset=utf-8><title>Controlled sentiment</title><style>{style}</style>"
+    write_page(f"{head}<h1>Controlled sentiment, {len(seeds)} seeds</h1>{chart}", out / "seeds.html")
+    return result
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("sentiment"))
+    parser.add_argument("--methods", default=",".join(METHODS), help="without it all of them: %(default)s")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--join", type=Path, nargs="+", metavar="FOLDER", help="of seeds that are done")
     given = parser.parse_args()
-    main(given.seed, given.out, given.tiny)
+    if given.join:
+        joined(given.join, given.out)
+    elif unknown := set(given.methods.split(",")) - {*METHODS}:
+        parser.error(f"unknown method {min(unknown)}; the methods are {', '.join(METHODS)}")
+    else:
+        main(given.seed, given.out, given.tiny, given.methods.split(","))

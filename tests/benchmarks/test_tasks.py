@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from benchmarks import increasing, sentiment
 from benchmarks.peers import online
+from prefloop.algorithms import METHODS
+from prefloop.settings import build_together, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,46 @@ def test_the_classifier_says_the_same_after_it_was_stored(tmp_path: Path) -> Non
     prompts = [[{"role": "user", "content": "the film was"}]] * 2
     better, worse = truth(prompts, ["great", "awful"])
     assert better > 1 > -1 > worse
+
+
+@pytest.mark.parametrize(("table", "run"), [("DIRECT", "pairs"), ("LOGGED", "log"), ("ONLINE", "online")])
+def test_every_run_of_the_frontier_has_settings_that_its_method_knows(table: str, run: str) -> None:
+    names = []
+    for method, several in getattr(sentiment, table).items():
+        for own in several:
+            way = METHODS[method]
+            values = {**way.defaults, **read_yaml(sentiment.RUNS / f"sentiment_{run}.yaml"), **own}
+            build_together(way.settings, values)
+            names.append((method, own.get("beta")))
+    assert len(names) == len(set(names))
+
+
+def seed_of(folder: Path, seed: int, rows: dict[str, tuple[float, float]], tiny: bool = False) -> Path:
+    found = [{"run": run, "reward": {"value": r}, "kl": {"value": k}} for run, (k, r) in rows.items()]
+    folder.mkdir()
+    (folder / "frontier.json").write_text(json.dumps({"seed": seed, "tiny": tiny, "rows": found}))
+    return folder
+
+
+def test_seeds_are_joined_in_one_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1, 2 and 3 have mean 2 and standard deviation 1; what only two seeds have is left out."""
+    rows = [{"sft": (0.0, -1.0), "ppo-0.1": (k, r)} for k, r in ((1.0, 4.0), (2.0, 4.5), (3.0, 5.0))]
+    folders = [
+        seed_of(tmp_path / f"{i}", i, {**row, **({"dpo": (1.0, 1.0)} if i else {})}) for i, row in enumerate(rows)
+    ]
+    found = sentiment.joined(folders, tmp_path / "out")
+    sft, ppo = found["rows"]
+    assert (sft["kl"], sft["reward"]["value"]) == ({"value": 0.0, "low": 0.0, "high": 0.0}, -1.0)
+    assert ppo["kl"] == {"value": 2.0, "low": 1.0, "high": 3.0}
+    assert ppo["reward"] == {"value": 4.5, "low": 4.0, "high": 5.0}
+    assert ppo["reward of each seed"] == [4.0, 4.5, 5.0]
+    assert "ppo-0.1: KL 2.000 ± 1.000, reward 4.500 ± 0.500" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "seeds.json").read_text()) == found
+    assert "ppo-0.1" in (tmp_path / "out" / "seeds.html").read_text()
+    with pytest.raises(SystemExit, match="not different seeds"):
+        sentiment.joined([folders[0], folders[0]], tmp_path / "again")
+    with pytest.raises(SystemExit, match="not different seeds"):
+        sentiment.joined([folders[0], seed_of(tmp_path / "tiny", 7, rows[0], tiny=True)], tmp_path / "again")
 
 
 def test_sides_that_disagree_are_not_the_same_task() -> None:
