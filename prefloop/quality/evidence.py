@@ -294,7 +294,7 @@ class _Draft:
 
 
 def _draft(row: AnswerRow, asked: Mapping[str, _Asked], slices: Collection[str]) -> _Draft:
-    prompt = prompt_id(row.messages or [])
+    prompt = asked_about(row.messages or [], row.columns)
     stored = [candidate["id"] for candidate in row.candidates]
     value = _by_place(row.value, stored)
     columns = {**row.columns, "source": row.source}
@@ -322,9 +322,14 @@ def _draft(row: AnswerRow, asked: Mapping[str, _Asked], slices: Collection[str])
     )
 
 
-def pair_item(messages: Messages, one: str, other: str) -> tuple[str, bool]:
-    """(the item of a pair of completions, whether its "a" is `other`)."""
-    prompt = prompt_id(messages)
+def asked_about(messages: Messages, columns: Mapping[str, Any]) -> str:
+    """The prompt's id, and the `criterion` that the answer is about, where it is not the whole."""
+    criterion = columns.get("criterion")
+    return f"{prompt_id(messages)} {criterion}" if isinstance(criterion, str) else prompt_id(messages)
+
+
+def pair_item(prompt: str, one: str, other: str) -> tuple[str, bool]:
+    """(the item of a pair of completions, whether its "a" is `other`); `prompt` as `asked_about` gives it."""
     first, second = _digest(prompt, one), _digest(prompt, other)
     return f"pair:{min(first, second)}|{max(first, second)}", second < first
 

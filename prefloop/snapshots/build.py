@@ -29,8 +29,8 @@ from prefloop.artifacts.folder import Artifact, write_artifact
 from prefloop.errors import InputError, RunError
 from prefloop.quality.aggregation import VOTES, Consensus, comparison_consensus, pairwise_agreement
 from prefloop.quality.assessment import ItemConsensus, consensus_of, standings_of
-from prefloop.quality.evidence import gather, pair_item
-from prefloop.records import Ledger, canonical_json, content_hash, prompt_id, split_of
+from prefloop.quality.evidence import asked_about, gather, pair_item
+from prefloop.records import Ledger, canonical_json, content_hash, split_of
 from prefloop.settings import check_choice
 from prefloop.snapshots.answer_rows import QUESTION_KIND
 from prefloop.snapshots.rows import Progress
@@ -301,11 +301,12 @@ class _Draft:
 
     def _add_pair(self, answer: AnswerRow) -> None:
         written = [candidate["text"] for candidate in answer.candidates]
-        order = _digest(prompt_id(answer.messages or []), *written)
-        key = _digest(prompt_id(answer.messages or []), *sorted(map(str, written)))
+        about = asked_about(answer.messages or [], answer.columns)
+        order = _digest(about, *written)
+        key = _digest(about, *sorted(map(str, written)))
         swapped = self.first_order.setdefault(key, order) != order
         if key not in self.entries:
-            item, item_swapped = pair_item(answer.messages or [], *map(str, written))
+            item, item_swapped = pair_item(about, *map(str, written))
             self.entries[key] = self._entry(answer, written, {}, item=item, item_swapped=item_swapped)
         what = _what(answer, str(answer.value.get("choice")))
         self._said(key, answer, {"a": "b", "b": "a"}.get(what, what) if swapped else what)
@@ -317,7 +318,8 @@ class _Draft:
         else:
             shown = answer.candidates if place is None else answer.candidates[place : place + 1]
             written = [candidate["text"] for candidate in shown]
-            asked = (answer.kind, place is None, prompt_id(answer.messages or []), *sorted(map(str, written)))
+            about = asked_about(answer.messages or [], answer.columns)
+            asked = (answer.kind, place is None, about, *sorted(map(str, written)))
             group = _digest(*asked)
             value = _by_place(value, [candidate["id"] for candidate in shown])
         key = _digest(answer.id, *([] if place is None else [place]))

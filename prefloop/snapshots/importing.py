@@ -142,7 +142,8 @@ def _judge_again(item: dict[str, Any], repeats: Repeats) -> dict[str, Any] | Rej
     texts = item.get("candidates", [])
     value = item.get("value", {})
     choice = value.get("choice")
-    by = json.dumps([item.get("annotator"), item["source"], choice == "tie"])
+    criterion = item.get("columns", {}).get("criterion")
+    by = json.dumps([item.get("annotator"), item["source"], choice == "tie", criterion])
     if choice is None:
         again = repeats.judge(item["messages"], json.dumps([texts, value], sort_keys=True), None, by)
     else:

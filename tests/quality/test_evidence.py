@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefloop.quality.assessment import assess, standings_of
-from prefloop.quality.evidence import gather, known_answer, pair_item
+from prefloop.quality.evidence import asked_about, gather, known_answer, pair_item
 from prefloop.quality.overlap import AdaptiveOverlap
 from prefloop.store.accounts import add_person
 from prefloop.store.annotators import add_annotator
@@ -95,8 +95,8 @@ def test_planted_people_are_found_through_the_queue(store: Store) -> None:
 
 def test_one_pair_is_one_item_however_it_is_asked(store: Store) -> None:
     prompt = [{"role": "user", "content": "Which?"}]
-    item, swapped = pair_item(prompt, "x", "y")
-    back, other = pair_item(prompt, "y", "x")
+    item, swapped = pair_item(asked_about(prompt, {}), "x", "y")
+    back, other = pair_item(asked_about(prompt, {"subset": "s"}), "y", "x")
     assert item == back
     assert swapped != other
     said = [

@@ -47,6 +47,25 @@ def built(store: Store, root: Path, *items: dict[str, Any], **more: Any) -> tupl
     return list(snapshot_rows(result.artifact.path)), result.ledger.as_dict()
 
 
+def test_a_pair_by_two_criteria_is_two_rows(store: Store, tmp_path: Path) -> None:
+    """From a file: what helps and what harms are told apart, also where one person says the opposite of the two."""
+    said_of = [("ann", "x", "y", "helpful"), ("bo", "x", "y", "helpful"), ("ann", "y", "x", "harmless")]
+    rows = [
+        {"prompt": "Which?", "chosen": one, "rejected": other, "annotator": who, "criterion": criterion}
+        for who, one, other, criterion in said_of
+    ]
+    rows.append({"prompt": "Which?", "chosen": "y", "rejected": "x", "annotator": "cy"})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert import_file(store, file, "comparisons", rejects_dir=tmp_path / "rejects").imported == 4
+    found = list(snapshot_rows(build_snapshot(store, tmp_path / "artifacts").artifact.path))
+    assert sorted((row.get("criterion", ""), row["chosen"], row["label"], row["n"]) for row in found) == [
+        ("", "y", 1.0, 1),
+        ("harmless", "y", 1.0, 1),
+        ("helpful", "x", 1.0, 2),
+    ]
+
+
 def test_one_pair_asked_in_both_orders_is_one_row(store: Store, tmp_path: Path) -> None:
     rows, ledger = built(
         store,
