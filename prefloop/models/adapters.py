@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,10 +50,34 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
         with disk_errors():
             model.save_pretrained(str(folder / "adapter"))
         (folder / "adapter" / "README.md").unlink(missing_ok=True)
-        merged: Any = model.merge_and_unload()
-        save_model(merged, tokenizer, folder)
+        save_model(merged(model), tokenizer, folder)
     else:
         save_model(model, tokenizer, folder)
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The adapter's update folded into the weights that it was trained on, these in full where they were in 4 bits."""
+    base: Any = model.get_base_model()
+    if not getattr(base, "is_loaded_in_4bit", False):
+        found: PreTrainedModel = model.merge_and_unload()
+        return found
+    # PEFT would round the sum to 4 bits again; what was measured in training is the sum.
+    settings = {name: value for name, value in base.config.to_dict().items() if name != "quantization_config"}
+    whole: PreTrainedModel = type(base)(type(base.config).from_dict(settings))
+    with torch.no_grad():
+        for path, weight in whole.named_parameters():
+            owner, _, name = path.rpartition(".")
+            layer = base.get_submodule(owner)
+            if hasattr(layer, "modules_to_save"):
+                layer = layer.modules_to_save[layer.active_adapters[0]]
+            plain = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
+            value = dequantize_module_weight(plain) if name == "weight" else getattr(plain, name)
+            if plain is not layer and name == "weight":
+                value = value.float() + layer.get_delta_weight(model.active_adapter).float()
+            weight.copy_(value)
+    if base.can_generate():
+        whole.generation_config = base.generation_config
+    return whole.eval()
 
 
 def load_adapters(folders: Sequence[Path], dtype: torch.dtype, device: torch.device) -> PeftModel:

@@ -6,6 +6,7 @@ Weights are safetensors and nothing else; code that comes with a model is never 
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -100,29 +102,36 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """A causal language model, in eval mode. Raises InputError when it cannot be loaded."""
-    model, missing = _weights(AutoModelForCausalLM, resolve(ref), dtype, device)
+def load_policy(
+    ref: str | Path, dtype: torch.dtype, device: torch.device, *, four_bit: bool = False
+) -> PreTrainedModel:
+    """A causal language model, in eval mode; its layers in 4 bits (`held_in_four_bits`) where asked for.
+
+    Raises InputError when it cannot be loaded.
+    """
+    model, missing = _weights(AutoModelForCausalLM, resolve(ref), dtype, device, four_bit=four_bit)
     if missing:
         raise InputError(f"{ref} lacks weights of a policy ({missing[0]}); is it a reward model?")
-    return model.to(device).eval()
+    return model.eval()
 
 
 def load_reward_model(
-    ref: str | Path, dtype: torch.dtype, device: torch.device, *, new_head: bool = False
+    ref: str | Path, dtype: torch.dtype, device: torch.device, *, new_head: bool = False, four_bit: bool = False
 ) -> PreTrainedModel:
-    """A sequence classifier with one label, in eval mode.
+    """A sequence classifier with one label, in eval mode; its layers in 4 bits, its head whole, where asked for.
 
     A policy has no score head: it is refused (InputError), or given a new one when `new_head` is True.
     """
-    model, missing = _weights(AutoModelForSequenceClassification, resolve(ref), dtype, device, num_labels=1)
+    model, missing = _weights(
+        AutoModelForSequenceClassification, resolve(ref), dtype, device, four_bit=four_bit, num_labels=1
+    )
     if other := [name for name in missing if not name.startswith(HEADS) and ".pooler." not in name]:
         raise InputError(f"{ref} lacks weights of its architecture ({other[0]}); its files are not whole")
     if missing and not new_head:
         raise InputError(
             f"{ref} has no score head: it is a policy, not a reward model; make one with: prefloop train reward_model"
         )
-    return model.to(device).eval()
+    return model.eval()
 
 
 def load_trunk(ref: str | Path, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -130,7 +139,7 @@ def load_trunk(ref: str | Path, dtype: torch.dtype, device: torch.device) -> Pre
     model, missing = _weights(AutoModel, resolve(ref), dtype, device)
     if other := [name for name in missing if "pooler." not in name]:
         raise InputError(f"{ref} lacks weights of its architecture ({other[0]}); its files are not whole")
-    return model.to(device).eval()
+    return model.eval()
 
 
 def model_config(ref: str | Path) -> Any:
@@ -168,15 +177,29 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def _weights(
-    auto: Any, place: str, dtype: torch.dtype, device: torch.device, **arguments: Any
+    auto: Any, place: str, dtype: torch.dtype, device: torch.device, *, four_bit: bool = False, **arguments: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model, and the names of those of its weights that were not in the files: they are random numbers."""
+    """A model on its device, and the names of those of its weights that were not in the files: random numbers."""
     if device.type == "cpu":
         # On a processor the fused kernel's backward pass costs more than attention written out, up to about 300 tokens
         # (measured: 6.7 against 13.3 thousand tokens a second at 100), and no less beyond.
         arguments["attn_implementation"] = "eager"
+    if four_bit:
+        arguments |= {"quantization_config": held_in_four_bits(dtype), "device_map": {"": device}}
     model, info = _from(auto, place, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments)
-    return model, sorted(info["missing_keys"])
+    return model if four_bit else model.to(device), sorted(info["missing_keys"])
+
+
+def held_in_four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with quantised constants, computed in `dtype` (QLoRA, Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+
+    Raises InputError without the bitsandbytes library.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("weights in 4 bits need bitsandbytes, which is not installed: pip install bitsandbytes")
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _from(auto: Any, place: str, **arguments: Any) -> Any:

@@ -18,7 +18,7 @@ from prefloop.training.run import RunSettings
 
 def trained_policy(ref: str, settings: RunSettings) -> PreTrainedModel | PeftModel:
     """The policy to train, from a directory or hub id."""
-    model = load_policy(ref, *place_of(settings))
+    model = load_policy(ref, *place_of(settings), four_bit=in_four_bits(settings))
     return _adapted(model, settings, "policy")
 
 
@@ -26,7 +26,7 @@ def trained_reward_model(ref: str, settings: RunSettings, pad_id: int) -> PreTra
     """A reward model to train. From a policy it gets a new head; from a reward model it keeps the one it has."""
     with torch.random.fork_rng():  # the layers of an encoder's head, where it has none yet, are drawn on loading
         torch.manual_seed(settings.seed)
-        model = load_reward_model(ref, *place_of(settings), new_head=True)
+        model = load_reward_model(ref, *place_of(settings), new_head=True, four_bit=in_four_bits(settings))
     model.config.pad_token_id = pad_id
     head = ScoreHead(model)
     if not any("SequenceClassification" in name for name in stored_architectures(ref)):
@@ -51,6 +51,11 @@ def place_of(settings: RunSettings) -> tuple[torch.dtype, torch.device]:
     """The number format and the device of a run."""
     device = pick_device(settings.device)
     return pick_dtype(settings.dtype, device), device
+
+
+def in_four_bits(settings: RunSettings) -> bool:
+    """Whether the weights under an adapter are held in 4 bits."""
+    return settings.lora is not None and settings.lora.four_bit
 
 
 def _adapted(model: PreTrainedModel, settings: RunSettings, task: str) -> PreTrainedModel | PeftModel:

@@ -42,6 +42,8 @@ class LoraSettings:
     """Dropout on the adapter's input."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
     """Names of the layers that get an adapter."""
+    four_bit: bool = False
+    """Hold the model's own weights in 4 bits while it is trained (QLoRA); needs the bitsandbytes library."""
 
 
 @dataclass(frozen=True, kw_only=True)
