@@ -128,7 +128,7 @@ def linear(kind: str, fold: int, rows: Sequence[Row], test: Sequence[Comparison]
 
     def features(of: Sequence[str]) -> Tensor:
         long = (np.log1p([len(text) for text in of])[:, None] - centre) / scale
-        return torch.tensor(np.hstack([words.transform(of).toarray(), long]), dtype=torch.float32)
+        return torch.tensor(np.hstack([words.transform(of).toarray(), long]), dtype=torch.double)
 
     weights = _fitted(rows, features(texts), {text: i for i, text in enumerate(texts)})
     score = (features(asked) @ weights).numpy().reshape(-1, 2)
@@ -153,8 +153,8 @@ def _fitted(rows: Sequence[Row], x: Tensor, at: dict[str, int]) -> Tensor:
     if said["approval"]:
         questions["approval"] = torch.bincount(good, minlength=2).tolist()
     shares = torch.tensor([_shares(row) for row in said["comparison"]]).reshape(len(said["comparison"]), 3)
-    thresholds = Answers(questions, float(shares[:, 2].mean()) if len(shares) else 0.0)
-    weights = torch.zeros(x.shape[1], requires_grad=True)
+    thresholds = Answers(questions, float(shares[:, 2].mean()) if len(shares) else 0.0).double()
+    weights = torch.zeros(x.shape[1], dtype=torch.double, requires_grad=True)
     parameters = [weights, *(p for p in thresholds.parameters() if p.requires_grad)]
     optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
 
