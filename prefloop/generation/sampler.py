@@ -22,6 +22,7 @@ from prefloop.generation.choice import Sampling, draw
 from prefloop.generation.slots import windows
 from prefloop.generation.steps import Decoding, Steps, Writing
 from prefloop.generation.twin import Adviser, Twin
+from prefloop.models.device import widest
 from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.load import positions_of
 from prefloop.models.template import Template
@@ -169,7 +170,7 @@ class _Pool:
         self.steps = sampler.steps(slots, most)
         self.holds: list[_Request | None] = [None] * slots
         self.logits: Float[Tensor, "S V"] | None = None
-        self.uniforms: Float[Tensor, "S N"] = torch.zeros(slots, 0, dtype=torch.float64, device=self.device)
+        self.uniforms: Float[Tensor, "S N"] = torch.zeros(slots, 0, dtype=widest(self.device), device=self.device)
         """The numbers that decide the tokens of each slot's sequence, in order."""
         self.drawn: Int[Tensor, "S 1"] = torch.zeros(slots, 1, dtype=torch.long, device=self.device)
         """How many of them were used."""
@@ -210,7 +211,7 @@ class _Pool:
             numbers = torch.rand(
                 request.limit, dtype=torch.float64, generator=torch.Generator().manual_seed(request.seed)
             )
-            self.uniforms[slot, : request.limit] = numbers.to(self.device)
+            self.uniforms[slot, : request.limit] = numbers.to(self.uniforms.dtype).to(self.device)
 
     def shrink(self) -> None:
         """Once nothing is waiting, a pool of which a quarter is free is made smaller."""

@@ -213,7 +213,7 @@ class ScoreHead:
 
         Returns (gain, bias). Scores that are all equal are only shifted.
         """
-        mean, std = float(scores.double().mean()), float(scores.double().std(correction=0))
+        mean, std = float(scores.cpu().double().mean()), float(scores.cpu().double().std(correction=0))
         gain = 1.0 / std if std > 1e-6 else 1.0
         bias = gain * (self.bias - mean)
         self.final.weight.mul_(gain)

@@ -50,6 +50,8 @@ def test_a_processors_own_error_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
     assert ran_out(caught.value)
+    assert ran_out(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 256 MB"))
+    assert not ran_out(RuntimeError("shapes do not fit"))
 
 
 def test_a_run_that_ran_out_ends_like_one_with_small_micro_batches(
