@@ -9,14 +9,14 @@ KINDS = ["t5", "bart"]
 
 
 def model_of(kind: str, vocabulary: int, seed: int = 0) -> Any:
-    """One layer on each side, weights large enough that the next token is not a coin toss; no dropout."""
+    """A layer or two on each side, weights large enough that the next token is not a coin toss; no dropout."""
     import torch
     from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(seed)
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0}
     if kind == "t5":
-        shape = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+        shape = {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
         model: Any = T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **shape, **ids))
     else:
         sides = {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 48))}

@@ -11,6 +11,7 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from prefloop.errors import InputError
 from prefloop.generation.choice import Sampling, draw
 from prefloop.generation.slots import windows
-from prefloop.generation.steps import Decoding, Steps, Writing
+from prefloop.generation.steps import Decoding, Steps, Writing, can_pack
 from prefloop.generation.twin import Adviser, Twin
 from prefloop.models.device import widest
 from prefloop.models.encoder_decoder import has_encoder
@@ -91,7 +92,12 @@ class Sampler:
         """What computes the logits of `slots` sequences of at most `most` tokens, prompt included."""
         if has_encoder(self.model):
             return Writing(self.model)
-        return Decoding(self.model, slots, most, self.windows, self.keeps_some_logits)
+        return Decoding(self.model, slots, most, self.windows, self.keeps_some_logits, self.packed)
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether decoding spares the copies of keys that several heads read."""
+        return can_pack(self.model, self.windows, self.keeps_some_logits)
 
     @torch.no_grad()
     def __call__(
@@ -136,8 +142,8 @@ class Sampler:
             for k in range(per_prompt)
         )
         total, done = len(waiting), 0
-        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), sampling, entropy)
         self.model.eval()
+        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), sampling, entropy)
         while waiting or pool.busy:
             free = pool.free
             if waiting and len(free) * REFILL_SHARE >= len(pool.holds):
@@ -251,7 +257,7 @@ class _Pool:
             grew.append(request)
         if self.busy:
             busy = torch.tensor([request is not None for request in self.holds], device=self.device)
-            self.logits = self.steps.next(drawn.tokens, busy, ended)
+            self.logits = self.steps.advance(drawn.tokens, busy, ended)
             self.drawn = self.drawn + busy[:, None]
         return iter(grew)
 

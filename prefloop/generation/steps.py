@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from prefloop.generation.packed import groups_heads, packed_attention
 from prefloop.generation.slots import SlotCache
 from prefloop.models.encoder_decoder import read, start_token
 
@@ -28,7 +31,7 @@ class Steps(Protocol):
         """Read prompts, sorted by length; slot `slots[i]` goes on with `prompts[rows[i]]`. Returns its first logits."""
         ...
 
-    def next(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
+    def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
         """One more token in every slot, and the logits behind it; the sequences in `ended` are not gone on with."""
         ...
 
@@ -43,9 +46,19 @@ class Decoding:
     refills = True
 
     def __init__(
-        self, model: Any, slots: int, most: int, windows: Mapping[str, int | None], keeps_some_logits: bool
+        self,
+        model: Any,
+        slots: int,
+        most: int,
+        windows: Mapping[str, int | None],
+        keeps_some_logits: bool,
+        packed: bool = False,
     ) -> None:
+        """`packed` spares the copies of keys that several heads read; `can_pack` says whether a model can."""
         self.model, self.windows, self.keeps_some_logits = model, windows, keeps_some_logits
+        self.attention: Callable[[], AbstractContextManager[None]] = nullcontext
+        if packed:
+            self.attention = partial(packed_attention, model)
         self.cache = SlotCache(slots, most, model.device)
 
     def begin(self, prompts: Prompts, rows: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "n V"]:
@@ -60,19 +73,20 @@ class Decoding:
         first: Tensor = out.logits[rows, column[rows] if some else lengths[rows] - 1].float()
         return first
 
-    def next(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
+    def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
         cache = self.cache
         if ended:
             cache.free(ended)
         cache.begin_step()
         masks = {kind: self._mask(window) for kind, window in self.windows.items()}
-        out = self.model(
-            input_ids=tokens[:, None],
-            position_ids=cache.at[:, None],
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self.attention():
+            out = self.model(
+                input_ids=tokens[:, None],
+                position_ids=cache.at[:, None],
+                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+                past_key_values=cache,
+                use_cache=True,
+            )
         cache.at = cache.at + busy
         logits: Tensor = out.logits[:, -1].float()
         return logits
@@ -85,6 +99,25 @@ class Decoding:
         hidden = self.cache.hidden(window)
         mask = torch.zeros(hidden.shape, dtype=self.cache.keys[0].dtype, device=hidden.device)
         return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None, None]
+
+
+@torch.no_grad()
+def can_pack(model: Any, windows: Mapping[str, int | None], keeps_some_logits: bool) -> bool:
+    """Whether heads share keys, and a token is decoded alike without their copies: the model decides, not its name."""
+    if not groups_heads(model):
+        return False
+    ids = [i % model.config.get_text_config().vocab_size for i in range(6)]
+    found = []
+    for packed in (False, True):
+        steps = Decoding(model, 1, 8, windows, keeps_some_logits, packed)
+        steps.begin([ids[:5]], [0], [0])
+        try:
+            busy = torch.ones(1, dtype=torch.bool, device=model.device)
+            found.append(steps.advance(torch.tensor([ids[5]], device=model.device), busy, []))
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+            return False  # its attention asks for something that ours does not know
+    usual, without = found
+    return bool((without - usual).norm() <= torch.finfo(model.dtype).eps ** 0.5 * usual.norm())
 
 
 class Writing:
@@ -111,7 +144,7 @@ class Writing:
         logits: Tensor = self._decode(encoded, real, start, None).logits[:, -1].float()
         return logits
 
-    def next(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
+    def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
         ids = tokens[:, None]
         if self.cache is None:
             self._gather(len(tokens))

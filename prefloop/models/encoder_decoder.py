@@ -7,6 +7,7 @@ prompt's tokens (values of prompts, reward models, masks of another policy) is n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,9 +20,9 @@ from prefloop.models.load import base_of
 from prefloop.models.trees import Forest, Trunk, recomputed, same_prompt
 
 
-def has_encoder(model: nn.Module) -> bool:
+def has_encoder(model: Any) -> bool:
     """Whether it reads prompts with an encoder of their own."""
-    return bool(getattr(base_of(model).config, "is_encoder_decoder", False))
+    return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def trunk_of(model: nn.Module, log: Callable[[str], None]) -> Trunk | WritingTrunk:

@@ -128,8 +128,19 @@ class ScoreHead:
             log(f"{type(self.model).__name__} is an encoder: it computes every text with a prompt of its own")
 
     @property
-    def trunk(self) -> Trunk | WritingTrunk:
-        """What gives a state for every token. Raises InputError for an encoder, which has one for a text."""
+    def trunk(self) -> Trunk:
+        """What gives a state for every token of a text. Raises InputError for a model with an encoder."""
+        found = self._critic
+        if isinstance(found, WritingTrunk):
+            raise InputError(
+                f"{type(self.model).__name__} is an encoder-decoder, which serves as a policy or its critic, not as a "
+                "reward model; use a decoder (Llama, Qwen, GPT-2, ...) or an encoder (BERT, ...)"
+            )
+        return found
+
+    @property
+    def _critic(self) -> Trunk | WritingTrunk:
+        """What gives a state for every token of a completion."""
         if self.decoder is None:
             raise InputError(
                 f"{type(self.model).__name__} is an encoder, which has no score for each token; "
@@ -160,11 +171,6 @@ class ScoreHead:
 
         Texts with the same prompt share it, in whatever order they come.
         """
-        if isinstance(self.decoder, WritingTrunk):
-            raise InputError(
-                f"{type(self.model).__name__} is an encoder-decoder, which serves as a policy or its critic, not as a "
-                "reward model; use a decoder (Llama, Qwen, GPT-2, ...) or an encoder (BERT, ...)"
-            )
         if self.decoder is None:
             return _encoded(self.model, self.final, texts)
         forest = Forest.plant(texts)
@@ -180,7 +186,7 @@ class ScoreHead:
     ) -> Float[Tensor, "B C"]:
         """The value of the state before each completion token; 0 where not valid."""
         forest = Forest.plant(texts_of(ids, starts, valid))
-        hidden = self.trunk(forest)[forest.before().to(ids.device)]
+        hidden = self._critic(forest)[forest.before().to(ids.device)]
         if isinstance(self.decoder, WritingTrunk):
             head: Any = self.model
             hidden = torch.tanh(head.classification_head.dense(hidden).float())

@@ -12,9 +12,10 @@ import torch
 from prefloop.errors import InputError, RunError
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
+from prefloop.training.online import sample_rollout
 from prefloop.workflows.training import train
 from tests.encoders_decoders import write_encoder_decoder
-from tests.small import settings_of, weights_of, write_inputs
+from tests.small import build, settings_of, weights_of, write_inputs
 
 PAIRS = {"Say hello.": "Hello to you.", "What is 2 + 2?": "It is 4.", "And again?": "No."}
 
@@ -36,7 +37,7 @@ def trained(method: str, inputs: Path, out: Path, *, resume: bool = False, **cha
 def test_sft_learns_answers_by_heart(inputs: Path, tmp_path: Path) -> None:
     data = tmp_path / "demonstrations.jsonl"
     data.write_text("".join(json.dumps({"prompt": p, "completion": c}) + "\n" for p, c in PAIRS.items()))
-    trained("sft", inputs, tmp_path / "out", data=str(data), steps=150, lr=1e-2, schedule="linear", batch_size=3)
+    trained("sft", inputs, tmp_path / "out", data=str(data), steps=400, lr=4e-3, schedule="linear", batch_size=3)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["T5ForConditionalGeneration"]
     policy = Policy(tmp_path / "out", device="cpu", dtype="float32")
     prompts = [[{"role": "user", "content": prompt}] for prompt in PAIRS]
@@ -76,9 +77,15 @@ def shortness(completions: list[str]) -> list[float]:
 
 
 def test_an_adapter_and_its_own_trunk_for_reference(inputs: Path, tmp_path: Path) -> None:
-    result = trained("rloo", inputs, tmp_path / "out", lora={"rank": 2})
+    algorithm, run = build("rloo", inputs, tmp_path / "run", policy=str(inputs / "t5"), lora={"rank": 2})
+    roles = algorithm.roles
+    assert roles.reference is None
+    rollout, _ = sample_rollout(roles, roles.sampler(), roles.prompts[:2], run, 0)
+    seen = roles.measured(rollout, 4096).added
+    torch.testing.assert_close(seen["reference"], seen["logprobs"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(rollout.sampled_logprobs, seen["logprobs"], atol=1e-4, rtol=0)
+    trained("rloo", inputs, tmp_path / "out", lora={"rank": 2})
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
-    assert result["metrics"]["objective/kl"] == pytest.approx(0.0, abs=1.0)
 
 
 @pytest.mark.parametrize(
