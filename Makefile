@@ -20,7 +20,7 @@ ARGS ?=
 .DEFAULT_GOAL := demo
 
 demo: $(INSTALLED)
-	$(BIN)/prefloop demo $(ARGS)
+	@$(BIN)/prefloop demo $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(ARGS)

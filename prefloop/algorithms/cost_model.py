@@ -28,7 +28,8 @@ from prefloop.models.template import Encoded, Template
 from prefloop.records import Ledger
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.roles import longest_row, trained_reward_model
+from prefloop.training.reading import Reading
+from prefloop.training.roles import trained_reward_model
 from prefloop.training.run import Run
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
@@ -52,17 +53,7 @@ class CostModel:
         self.config = config
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        sides = feedback_rows(
-            [inputs.data, *inputs.more],
-            self.template,
-            longest,
-            inputs.ledger,
-            test_share=s.test_share,
-            max_dropped=s.max_dropped,
-            bad=harmful,
-        )
+        sides = Reading(run, inputs, self.template).feedback(feedback_rows, bad=harmful)
         self.train_rows, self.eval_rows = (self._about_harm(side, inputs.ledger) for side in sides)
         signs = [sign for row in self.train_rows for sign in _signs(row) if sign]
         safe, unsafe = signs.count(-1.0), signs.count(1.0)

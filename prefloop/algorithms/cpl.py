@@ -28,8 +28,9 @@ from prefloop.models.template import Template
 from prefloop.records import Ledger
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
+from prefloop.training.reading import Reading
 from prefloop.training.reference import reference_logprobs
-from prefloop.training.roles import longest_row, trained_policy
+from prefloop.training.roles import trained_policy
 from prefloop.training.run import Run
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
@@ -64,16 +65,7 @@ class CPL:
         self.config, self.device = config, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        sides = feedback_rows(
-            [inputs.data],
-            self.template,
-            longest,
-            inputs.ledger,
-            test_share=s.test_share,
-            max_dropped=s.max_dropped,
-        )
+        sides = Reading(run, inputs, self.template).feedback(feedback_rows)
         self.train_rows, self.eval_rows = (_ordered(side, inputs.ledger) for side in sides)
         self.model = trained_policy(inputs.policy, s)
         self.logprobs = CompletionLogprobs(self.model, run.log)

@@ -30,7 +30,8 @@ from prefloop.records import content_hash
 from prefloop.training.method import Inputs
 from prefloop.training.metrics import Measured
 from prefloop.training.offline import Loss
-from prefloop.training.roles import longest_row, trained_policy
+from prefloop.training.reading import Reading
+from prefloop.training.roles import trained_policy
 from prefloop.training.run import Run, generator
 
 DEFAULTS: dict[str, Any] = {"lr": 2e-5, "epochs": 2.0, "schedule": "cosine"}
@@ -60,11 +61,9 @@ class IQLearn:
         self.config, self.seed, self.device = config, s.seed, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        self.longest = longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = demonstration_rows(
-            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
-        )
+        reading = Reading(run, inputs, self.template)
+        self.longest = reading.longest
+        self.train_rows, self.eval_rows = reading.rows(demonstration_rows)
         self.model = trained_policy(inputs.policy, s)
         self.states = CompletionStates(self.model, run.log)
         self._own: dict[int, tuple[Encoded, float]] = {}

@@ -30,7 +30,8 @@ from prefloop.models.template import Template
 from prefloop.models.trees import tokens_of
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.roles import longest_row, trained_reward_model
+from prefloop.training.reading import Reading
+from prefloop.training.roles import trained_reward_model
 from prefloop.training.run import Run, generator
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 2.0, "schedule": "linear", "batch_size": 4}
@@ -82,11 +83,7 @@ class MAML:
         self.config, self.device = config, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        sides = annotated_rows(
-            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
-        )
+        sides = Reading(run, inputs, self.template).rows(annotated_rows)
         for side in sides:
             for who in [who for who, pairs in side.items() if len(pairs) < 2]:
                 inputs.ledger.drop("alone of its annotator", len(side.pop(who)))

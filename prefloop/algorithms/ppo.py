@@ -64,7 +64,7 @@ class PPO:
 
     name = "ppo"
 
-    def __init__(self, config: PPOConfig, roles: Roles, credit: Credit | None) -> None:
+    def __init__(self, config: PPOConfig, roles: Roles, credit: Credit | None = None) -> None:
         self.config, self.roles, self.credit = config, roles, credit
 
     @torch.no_grad()

@@ -35,8 +35,9 @@ from prefloop.models.template import Encoded, Template
 from prefloop.records import Ledger
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
+from prefloop.training.reading import Reading
 from prefloop.training.reference import reference_logprobs
-from prefloop.training.roles import longest_row, trained_policy
+from prefloop.training.roles import trained_policy
 from prefloop.training.run import Run
 
 DEFAULTS: dict[str, Any] = {"lr": 5e-6, "epochs": 1.0, "schedule": "linear"}
@@ -281,11 +282,7 @@ class PairPreference:
         self.objective, self.name, self.device = objective, objective.name, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = comparison_rows(
-            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
-        )
+        self.train_rows, self.eval_rows = Reading(run, inputs, self.template).rows(comparison_rows)
         self.scorer = Scorer(run, inputs, self.template, objective.renewal)
         self.model: nn.Module = self.scorer.model
         self.followers, self.follow = self.scorer.followers, self.scorer.follow
@@ -345,18 +342,9 @@ class KTO:
         self.config, self.device, self.budget = config, pick_device(s.device), s.micro_batch_tokens
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        train, held_out = feedback_rows(
-            [inputs.data],
-            self.template,
-            longest,
-            inputs.ledger,
-            test_share=s.test_share,
-            max_dropped=s.max_dropped,
-        )
-        self.train_rows = approval_rows(train, longest, inputs.ledger)
-        self.eval_rows = approval_rows(held_out, longest, inputs.ledger)
+        reading = Reading(run, inputs, self.template)
+        sides = reading.feedback(feedback_rows)
+        self.train_rows, self.eval_rows = (approval_rows(side, reading.longest, inputs.ledger) for side in sides)
         run.log(_balance(self.train_rows, config))
         self.scorer = Scorer(run, inputs, self.template, config.renewal)
         self.model: nn.Module = self.scorer.model
@@ -447,17 +435,8 @@ class RankedDPO:
         self.config, self.device = config, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        rows = feedback_rows(
-            [inputs.data],
-            self.template,
-            longest,
-            inputs.ledger,
-            test_share=s.test_share,
-            max_dropped=s.max_dropped,
-        )
-        self.train_rows, self.eval_rows = (ranked_rows(side, inputs.ledger) for side in rows)
+        sides = Reading(run, inputs, self.template).feedback(feedback_rows)
+        self.train_rows, self.eval_rows = (ranked_rows(side, inputs.ledger) for side in sides)
         self.scorer = Scorer(run, inputs, self.template, config.renewal)
         self.model: nn.Module = self.scorer.model
         self.followers, self.follow = self.scorer.followers, self.scorer.follow

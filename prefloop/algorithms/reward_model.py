@@ -46,7 +46,8 @@ from prefloop.settings import check_choice
 from prefloop.training.meta import MetaSettings, ascended
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.roles import longest_row, trained_reward_model
+from prefloop.training.reading import Reading
+from prefloop.training.roles import trained_reward_model
 from prefloop.training.run import Run, Share, generator
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
@@ -99,16 +100,8 @@ class RewardModel:
             check_choice("kinds", kind, QUESTION_KINDS)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = feedback_rows(
-            [inputs.data, *inputs.more],
-            self.template,
-            longest,
-            inputs.ledger,
-            test_share=s.test_share,
-            max_dropped=s.max_dropped,
-        )
+        reading = Reading(run, inputs, self.template)
+        self.train_rows, self.eval_rows = reading.feedback(feedback_rows)
         scorer = trained_reward_model(inputs.policy, s, self.template.pad_id)
         self.head = ScoreHead(scorer, run.log)
         stored = base_of(scorer).config
@@ -125,13 +118,13 @@ class RewardModel:
             self.head.final.requires_grad_(False)  # it becomes the mean of the members
         self.samples: list[tuple[Encoded, ...]] = []
         if config.meta is not None:
-            self.samples = sample_groups(_beside(config.meta.samples, inputs.base), self.template, longest)
+            self.samples = sample_groups(_beside(config.meta.samples, inputs.base), self.template, reading.longest)
         self.reference: list[tuple[Encoded, ...]] = []
         self.before: tuple[float, float] | None = None
         if config.reference_samples is not None:
             file = _beside(config.reference_samples, inputs.base)
             said, _ = demonstration_rows(
-                file, self.template, longest, Ledger(), test_share=0.0, max_dropped=s.max_dropped
+                file, self.template, reading.longest, Ledger(), test_share=0.0, max_dropped=s.max_dropped
             )
             self.reference = [(row.text,) for row in said]
             self.model.eval()

@@ -21,7 +21,8 @@ from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Template
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.roles import longest_row, trained_policy
+from prefloop.training.reading import Reading
+from prefloop.training.roles import trained_policy
 from prefloop.training.run import Run
 
 DEFAULTS: dict[str, Any] = {"lr": 2e-5, "epochs": 2.0, "schedule": "cosine"}
@@ -45,11 +46,7 @@ class SFT:
         self.config, self.device = config, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = demonstration_rows(
-            inputs.data, self.template, longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
-        )
+        self.train_rows, self.eval_rows = Reading(run, inputs, self.template).rows(demonstration_rows)
         self.model = trained_policy(inputs.policy, s)
         self.logprobs = CompletionLogprobs(self.model, run.log)
 

@@ -27,8 +27,9 @@ from prefloop.models.load import base_of, load_tokenizer
 from prefloop.models.template import Encoded, Template
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss, total_steps
+from prefloop.training.reading import Reading
 from prefloop.training.reference import measured_logprobs
-from prefloop.training.roles import longest_row, trained_policy
+from prefloop.training.roles import trained_policy
 from prefloop.training.run import Run, generator
 
 DEFAULTS: dict[str, Any] = {"lr": 5e-6, "epochs": 3.0, "schedule": "linear"}
@@ -56,11 +57,9 @@ class SPIN:
         self.config, self.run, self.device = config, run, pick_device(s.device)
         self.tokenizer = load_tokenizer(inputs.policy)
         self.template = Template(self.tokenizer)
-        assert inputs.data is not None
-        self.longest = longest_row(inputs.policy, s, run.log)
-        self.train_rows, self.eval_rows = demonstration_rows(
-            inputs.data, self.template, self.longest, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped
-        )
+        reading = Reading(run, inputs, self.template)
+        self.longest = reading.longest
+        self.train_rows, self.eval_rows = reading.rows(demonstration_rows)
         self.model = trained_policy(inputs.policy, s)
         self.logprobs = CompletionLogprobs(self.model, run.log)
         self.opponent = copy.deepcopy(self.model).eval().requires_grad_(False)

@@ -142,13 +142,8 @@ def principal(
     store: Store, annotator: str, via: Literal["session", "token"], scope: Role | None = None
 ) -> Principal | None:
     """Somebody who came in, with the roles they hold now or the one that a token carries; None when they may not."""
-    query = (
-        sa.select(annotators.c.name, role_table.c.role)
-        .select_from(annotators.join(accounts).outerjoin(role_table, role_table.c.annotator_id == annotators.c.id))
-        .where(annotators.c.id == annotator, accounts.c.active.is_(True))
-    )
     with store.read() as connection:
-        rows = connection.execute(query).all()
+        rows = connection.execute(_ACTIVE, {"who": annotator}).all()
     held = frozenset(row.role for row in rows if row.role is not None)
     if not rows or (scope is not None and scope not in held):
         return None
@@ -159,6 +154,13 @@ def principal(
         via=via,
         scope=scope,
     )
+
+
+_ACTIVE = (
+    sa.select(annotators.c.name, role_table.c.role)
+    .select_from(annotators.join(accounts).outerjoin(role_table, role_table.c.annotator_id == annotators.c.id))
+    .where(annotators.c.id == sa.bindparam("who"), accounts.c.active.is_(True))
+)
 
 
 def account_of(connection: Connection, annotator: str) -> Row | None:

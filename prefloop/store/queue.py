@@ -102,7 +102,7 @@ def hand_out(
     now = now or datetime.now(UTC)
     known = existing_annotators(connection, sorted({one.annotator for one in requests}))
     owing = owing_quiz(connection, known)
-    counter = _Counter(connection, known, now)
+    counter = _Counter(connection, known, now, sum(one.limit for one in requests) if len(requests) > 1 else 0)
     claims: list[list[_Claim] | PrefloopError] = []
     for one in requests:
         try:
@@ -114,6 +114,7 @@ def hand_out(
             claims.append(counter.claim(one))
         except InputError as error:
             claims.append(error)
+    counter.hold()
     told = _tell(connection, [claim for some in claims if isinstance(some, list) for claim in some], now)
     return [some if isinstance(some, PrefloopError) else [told[claim.token] for claim in some] for some in claims]
 
@@ -168,38 +169,51 @@ class _Claim:
 class _Counter:
     """Hands out slots within one transaction: to each request those that are next for its annotator."""
 
-    def __init__(self, connection: Connection, people: Iterable[str], now: datetime) -> None:
+    def __init__(self, connection: Connection, people: Iterable[str], now: datetime, ahead: int) -> None:
         self.connection = connection
         self.now = now
         self.repeats = _due_repeats(connection, sorted(people), now)
         self.gold_share = 0.0
         if connection.scalar(_ANY_GOLD):
             self.gold_share = read_options(connection).gold_share
+        self.ahead = _Ahead(connection, sorted(people), now, ahead)
+        self.pending: list[_Claim] = []
+        """What was claimed, and does not stand in its slots yet."""
 
     def claim(self, request: LeaseRequest) -> list[_Claim]:
         """Up to `limit` slots: what is to be repeated first, then what the queue has, some of it gold."""
         who, until = request.annotator, self.now + timedelta(seconds=request.seconds)
         claimed: list[_Claim] = []
 
-        def hold(found: Sequence[Row]) -> None:
+        def take(found: Sequence[Row]) -> None:
             # Two free slots of one question may come: the first is ours, the second for somebody else.
             first = {row.question_id: row for row in reversed(found)}
             ours = [row for row in found if first[row.question_id] is row]
             new = [_Claim(row, who, secrets.token_urlsafe(24), until) for row in ours]
-            _hold(self.connection, new)
+            self.pending.extend(new)
             claimed.extend(new)
 
         again = [row for row in self.repeats.pop(who, []) if request.kinds is None or row.kind in request.kinds]
-        hold(again[: request.limit])
+        take(again[: request.limit])
         n_gold = self._gold_among(who, request.limit - len(claimed))
         if n_gold:
-            hold(_free_slots(self.connection, request, n_gold, self.now, gold=True))
+            take(self._free(request, n_gold, gold=True))
+        take(self.ahead.next(request, request.limit - len(claimed)))
         while len(claimed) < request.limit:
-            free = _free_slots(self.connection, request, request.limit - len(claimed), self.now, gold=False)
+            free = self._free(request, request.limit - len(claimed), gold=False)
             if not free:
                 break
-            hold(free)
+            take(free)
         return claimed
+
+    def _free(self, request: LeaseRequest, limit: int, gold: bool) -> Sequence[Row]:
+        self.hold()
+        return _free_slots(self.connection, request, limit, self.now, gold)
+
+    def hold(self) -> None:
+        """Write down what was claimed, so that it is no longer free."""
+        _hold(self.connection, self.pending)
+        self.pending = []
 
     def _gold_among(self, who: str, n: int) -> int:
         """How many of the next `n` questions are gold: drawn anew after each answer, and by nobody to be foreseen."""
@@ -207,6 +221,41 @@ class _Counter:
             return 0
         newest = self.connection.scalar(sa.select(sa.func.max(answers.c.number)).where(answers.c.annotator_id == who))
         return sum(draw("gold", who, newest, place) < self.gold_share for place in range(n))
+
+
+class _Ahead:
+    """The next slots of the queue, read once for many requests, each of which then need not look for its own.
+
+    Only where everybody may be asked all of them: a question for some, or with a content warning, leaves each request
+    to look for itself, and so does one whose annotator has answered all that was read.
+    """
+
+    def __init__(self, connection: Connection, people: Sequence[str], now: datetime, most: int) -> None:
+        rows: Sequence[Row] = []
+        if most:
+            rows = connection.execute(_NEXT_SLOTS, {"moment": now, "most": min(most, MAX_LEASES)}).all()
+        if any(row.restricted or row.sensitive is not None for row in rows):
+            rows = []
+        self.rows = list(rows)
+        self.seen: set[tuple[str, str]] = set()
+        """(question, annotator): who answered or holds what."""
+        for chunk in in_chunks(list({row.question_id for row in rows})):
+            found = connection.execute(_WHO_HAS, {"ids": chunk, "people": people, "moment": now})
+            self.seen.update((question, who) for question, who in found)
+
+    def next(self, request: LeaseRequest, limit: int) -> list[Row]:
+        """Up to `limit` slots that this annotator may have, in the queue's order; they are nobody else's then."""
+        found: list[Row] = []
+        for row in self.rows:
+            if len(found) >= limit:
+                break
+            asked = (row.question_id, request.annotator)
+            if asked not in self.seen and (request.kinds is None or row.kind in request.kinds):
+                self.seen.add(asked)
+                found.append(row)
+        mine = {row.id for row in found}
+        self.rows = [row for row in self.rows if row.id not in mine] if mine else self.rows
+        return found
 
 
 def _check_request(one: LeaseRequest) -> None:
@@ -271,6 +320,41 @@ def _free_slots_query(some_kinds: bool, gold: bool) -> sa.Select[Any]:
     if gold:  # few, so they are looked up one by one: by the flag, SQLite would look through every open slot
         query = query.where(slots.c.question_id.in_(sa.select(gold_table.c.question_id)))
     return query.where(slots.c.kind.in_(sa.bindparam("some_kinds", expanding=True))) if some_kinds else query
+
+
+def _next_slots_query() -> sa.Select[Any]:
+    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
+    return (
+        sa.select(slots)
+        .where(
+            slots.c.answer_id.is_(None),
+            slots.c.gold.is_(False),
+            slots.c.reserved_for.is_(None),
+            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
+        )
+        .order_by(slots.c.priority, slots.c.n, slots.c.id)
+        .limit(sa.bindparam("most", type_=sa.Integer))
+        .with_for_update(skip_locked=True, of=slots)
+    )
+
+
+def _who_has_query() -> sa.CompoundSelect[Any]:
+    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
+    return sa.union_all(
+        sa.select(answers.c.question_id, answers.c.annotator_id).where(
+            any_of(answers.c.question_id, "ids"), any_of(answers.c.annotator_id, "people")
+        ),
+        sa.select(slots.c.question_id, slots.c.annotator_id).where(
+            slots.c.answer_id.is_(None),
+            any_of(slots.c.annotator_id, "people"),
+            any_of(slots.c.question_id, "ids"),
+            slots.c.expires_at > moment,
+        ),
+    )
+
+
+_NEXT_SLOTS = _next_slots_query()
+_WHO_HAS = _who_has_query()
 
 
 def _due_repeats(connection: Connection, people: Sequence[str], now: datetime) -> dict[str, list[Row]]:

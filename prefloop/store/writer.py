@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -27,6 +27,11 @@ from prefloop.store.writer_lock import POLL_SECONDS
 
 T = TypeVar("T")
 
+Request: TypeAlias = LeaseRequest | Submission | Callable[[Connection], Any]
+"""What can be done in a transaction with others: kinds that are done together, or a function of the connection."""
+
+Transact: TypeAlias = Callable[[Store, Sequence[Request], OverlapPolicy | None], list[Any]]
+
 MAX_BATCH = 256
 """Requests in one transaction at most, so that none waits long for the others' work."""
 
@@ -37,10 +42,23 @@ YIELD_EVERY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class _Job:
-    """A request, of a kind that is done together (`LeaseRequest`, `Submission`) or a function of the connection."""
-
-    request: LeaseRequest | Submission | Callable[[Connection], Any]
+    request: Request
     future: Future[Any]
+
+
+def transact(store: Store, requests: Sequence[Request], overlap: OverlapPolicy | None) -> list[Any]:
+    """Do the requests in one transaction: what each of them gives, or its error. When this returns, it is committed.
+
+    Raises what keeps the transaction as a whole from being committed; then none of them is done.
+    """
+    try:
+        with store.write() as connection:
+            return _done(connection, requests, overlap, _all_at_once)
+    except PrefloopError:
+        raise
+    except Exception:  # a defect: once more, each in a savepoint, so that it hits one only
+        with store.write() as connection:
+            return _done(connection, requests, overlap, _one_by_one)
 
 
 class Writer:
@@ -48,11 +66,20 @@ class Writer:
 
     Use it as a context manager, or `close` it: what was asked for before that is still done. A transaction that as a
     whole cannot be committed (a full disk, a lost connection) fails all its requests with the same RunError.
+    `transact`: does a transaction's requests, here or in a process of its own (writer_process.py).
     """
 
-    def __init__(self, store: Store, *, overlap: OverlapPolicy | None = None, max_batch: int = MAX_BATCH) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        overlap: OverlapPolicy | None = None,
+        max_batch: int = MAX_BATCH,
+        transact: Transact = transact,
+    ) -> None:
         self.store = store
         self.overlap = overlap
+        self._transact = transact
         self.max_batch = max_batch
         self.transactions = 0
         """Committed so far."""
@@ -127,48 +154,49 @@ class Writer:
 
     def _do(self, batch: Sequence[_Job]) -> None:
         """One transaction. Its requests are told only after the commit."""
-        results: dict[int, Any] = {}
         try:
-            with self.store.write() as connection:
-                self._together(connection, batch, Submission, self._take, results)
-                self._together(connection, batch, LeaseRequest, self._hand_out, results)
-                for index, job in enumerate(batch):
-                    if callable(job.request):
-                        results[index] = _alone(connection, job.request)
+            results = self._transact(self.store, [job.request for job in batch], self.overlap)
         except BaseException as error:
-            results = dict.fromkeys(range(len(batch)), error)
+            results = [error] * len(batch)
         else:
             self.transactions += 1
-        for index, job in enumerate(batch):
-            result = results[index]
+        for job, result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
 
-    def _together(
-        self,
-        connection: Connection,
-        batch: Sequence[_Job],
-        kind: type[Any],
-        do: Callable[[Connection, list[Any]], Sequence[Any]],
-        results: dict[int, Any],
-    ) -> None:
-        """All requests of a kind at once; if that meets a defect, each of them alone, so that it hits one only."""
-        places = [index for index, job in enumerate(batch) if isinstance(job.request, kind)]
-        requests = [batch[index].request for index in places]
-        if not requests:
-            return
-        done = _alone(connection, lambda inner: do(inner, requests))
-        if isinstance(done, BaseException):
-            done = [_first(_alone(connection, partial(_do_one, do, one))) for one in requests]
-        results.update(zip(places, done, strict=True))
 
-    def _take(self, connection: Connection, submissions: list[Submission]) -> list[Receipt | PrefloopError]:
-        return take(connection, submissions, overlap=self.overlap)
+_Many: TypeAlias = Callable[[Connection, list[Any]], Sequence[Any]]
 
-    def _hand_out(self, connection: Connection, requests: list[LeaseRequest]) -> list[list[Lease] | PrefloopError]:
-        return hand_out(connection, requests)
+
+def _done(
+    connection: Connection,
+    requests: Sequence[Request],
+    overlap: OverlapPolicy | None,
+    do: Callable[[Connection, _Many, list[Any]], Sequence[Any]],
+) -> list[Any]:
+    results: dict[int, Any] = {}
+    for kind, many in ((Submission, partial(take, overlap=overlap)), (LeaseRequest, hand_out)):
+        places = [index for index, request in enumerate(requests) if isinstance(request, kind)]
+        if places:
+            results.update(zip(places, do(connection, many, [requests[index] for index in places]), strict=True))
+    for index, request in enumerate(requests):
+        if callable(request):
+            results[index] = _alone(connection, request)
+    return [results[index] for index in range(len(requests))]
+
+
+def _all_at_once(connection: Connection, many: _Many, requests: list[Any]) -> Sequence[Any]:
+    return many(connection, requests)
+
+
+def _one_by_one(connection: Connection, many: _Many, requests: list[Any]) -> Sequence[Any]:
+    return [_alone(connection, partial(_only, many, one)) for one in requests]
+
+
+def _only(many: _Many, one: Request, connection: Connection) -> Any:
+    return many(connection, [one])[0]
 
 
 def _alone(connection: Connection, do: Callable[[Connection], Any]) -> Any:
@@ -180,11 +208,3 @@ def _alone(connection: Connection, do: Callable[[Connection], Any]) -> Any:
         if connection.invalidated or not connection.in_transaction():
             raise  # the transaction itself is lost, and with it everybody's work
         return error
-
-
-def _do_one(do: Callable[[Connection, list[Any]], Sequence[Any]], one: Any, connection: Connection) -> Sequence[Any]:
-    return do(connection, [one])
-
-
-def _first(done: Any) -> Any:
-    return done if isinstance(done, BaseException) else done[0]

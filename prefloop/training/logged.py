@@ -6,7 +6,8 @@ from prefloop.datasets.rows import RewardedRow, rewarded_rows
 from prefloop.models.template import Template
 from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.training.method import Inputs
-from prefloop.training.roles import longest_row, place_of
+from prefloop.training.reading import Reading
+from prefloop.training.roles import place_of
 from prefloop.training.run import Run
 
 
@@ -20,16 +21,7 @@ def logged_rows(
     run: Run, inputs: Inputs, template: Template, reward_model: str | None
 ) -> tuple[list[RewardedRow], list[RewardedRow]]:
     """(train rows, held-out rows) of a run's log; a reward model, if named, scores them anew."""
-    assert inputs.data is not None
-    s = run.settings
     if reward_model is not None:
         run.log(f"scoring the log with {reward_model}")
-    return rewarded_rows(
-        inputs.data,
-        template,
-        longest_row(inputs.policy, s, run.log),
-        inputs.ledger,
-        test_share=s.test_share,
-        max_dropped=s.max_dropped,
-        reward=None if reward_model is None else learned_reward(run, inputs, reward_model),
-    )
+    reward = None if reward_model is None else learned_reward(run, inputs, reward_model)
+    return Reading(run, inputs, template).rows(rewarded_rows, reward=reward)

@@ -18,7 +18,7 @@ from prefloop.quality.overlap import AdaptiveOverlap
 from prefloop.store.consents import QuizDue
 from prefloop.store.database import Store
 from prefloop.store.submissions import LeaseError
-from prefloop.store.writer import Writer
+from prefloop.store.writer import Transact, Writer, transact
 from prefloop.version import __version__
 from prefloop.web.access import Denied, NotSignedIn, check_every_route
 from prefloop.web.desk import Desk, LateAnswer
@@ -33,13 +33,16 @@ from prefloop.web.webhooks import Sender
 logger = logging.getLogger("prefloop.web")
 
 
-def create_app(store: Store, settings: WebSettings | None = None, *, artifacts: Path | None = None) -> FastAPI:
+def create_app(
+    store: Store, settings: WebSettings | None = None, *, artifacts: Path | None = None, transact: Transact = transact
+) -> FastAPI:
     """The app over an open store. `artifacts`: where snapshots and exports are made; without it there are none.
+    `transact`: as in `Writer`.
 
     Raises TypeError when a route has no rule of access.
     """
     settings = settings or WebSettings()
-    writer = Writer(store, overlap=AdaptiveOverlap())
+    writer = Writer(store, overlap=AdaptiveOverlap(), transact=transact)
     sender = Sender(store)
 
     @asynccontextmanager

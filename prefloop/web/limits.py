@@ -33,6 +33,8 @@ HEADERS: Mapping[str, str] = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+KEPT = (b"cache-control", b"public, max-age=31536000, immutable")
+NOT_KEPT = (b"cache-control", b"no-store")
 LARGE = ("/lead/import", "/api/v1/questions")
 """Where files and many questions come in."""
 
@@ -47,6 +49,8 @@ class Limits:
     def __init__(self, app: ASGIApp, settings: WebSettings) -> None:
         self.app = app
         self.settings = settings
+        secure = {"strict-transport-security": "max-age=31536000"} if settings.secure else {}
+        self.headers = [(name.encode(), value.encode()) for name, value in {**HEADERS, **secure}.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,13 +99,10 @@ class Limits:
 
     def _add_headers(self, scope: Scope, message: Message) -> None:
         present = {name for name, _ in message["headers"]}
-        extra = dict(HEADERS)
-        extra["cache-control"] = "public, max-age=31536000, immutable" if "/static/" in scope["path"] else "no-store"
-        if self.settings.secure:
-            extra["strict-transport-security"] = "max-age=31536000"
+        cache = KEPT if "/static/" in scope["path"] else NOT_KEPT
         message["headers"] = [
             *message["headers"],
-            *((n.encode(), v.encode()) for n, v in extra.items() if n.encode() not in present),
+            *(pair for pair in (*self.headers, cache) if pair[0] not in present),
         ]
 
 

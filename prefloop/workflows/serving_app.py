@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import socket
 from collections.abc import Callable
@@ -40,12 +41,13 @@ def serve(
 
     from prefloop.store.accounts import has_admin
     from prefloop.store.invitations import invite
+    from prefloop.store.writer_process import WriterProcess
     from prefloop.web import WebSettings, create_app
 
     if not all(re.fullmatch(r"[A-Za-z0-9.:_-]+", name) for name in allow_hosts):
         raise InputError(f"--allow-host takes a name such as feedback.example.org, got {', '.join(allow_hosts)!r:.80}")
     place = workspace_at(workspace)
-    with store_of(place) as store, _bound(host, port) as listening:
+    with store_of(place) as store, _bound(host, port) as listening, contextlib.closing(WriterProcess()) as transact:
         bound = listening.getsockname()
         shown = _shown_host(host)
         url = f"{'https' if https else 'http'}://{shown}:{bound[1]}"
@@ -55,7 +57,7 @@ def serve(
         if not has_admin(store):
             base = f"https://{allow_hosts[0]}" if https and allow_hosts else url
             link = f"{base}/invitations/{invite(store, 'admin', purpose='first_admin')}"
-        app = create_app(store, settings, artifacts=Path(place.artifacts))
+        app = create_app(store, settings, artifacts=Path(place.artifacts), transact=transact)
         log(f"prefloop is at {url}   (Ctrl-C stops it)")
         if link:
             log(f"There is no admin yet. This link makes one, once, within three days:\n  {link}")
@@ -75,6 +77,8 @@ def serve(
             h11_max_incomplete_event_size=64 * 1024,
         )
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes the signal on once all is put away
+            gc.collect()
+            gc.freeze()  # the modules and the routes stay: what looks for garbage need not go through them
             uvicorn.Server(config).run(sockets=[listening])
         log("stopped; everything that was acknowledged is stored")
 

@@ -35,6 +35,7 @@ def with_verb(body: str, *arguments: str, after: str = "") -> subprocess.Complet
     """Run the program with one more verb, `probe`, whose body is given."""
     script = f"""
 import sys, subprocess, os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from prefloop.cli import app as program
 from prefloop.cli.answer import Answer
 from prefloop.cli.verb import verb

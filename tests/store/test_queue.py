@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
+from prefloop.store.consents import set_refusals
 from prefloop.store.corrections import correct
 from prefloop.store.counting import counts
 from prefloop.store.database import Store, in_answer_order, open_store
 from prefloop.store.feedback import add_guideline, add_prompts, add_questions, answers
-from prefloop.store.queue import Lease, lease, presented_order, release
+from prefloop.store.queue import Lease, LeaseRequest, hand_out, lease, presented_order, release
 from prefloop.store.submissions import LeaseError, Submission, submit
 from tests.store.asked import NOON, after, ask, good, person, says
 
@@ -350,3 +354,42 @@ def test_kill_9_loses_and_doubles_nothing(store: Store, store_url: str) -> None:
     assert len(held) == 400 - len(stored)
     submit(store, [says(one) for one in held], now=later)
     assert counts(store)["slots"] == {"open": 0, "leased": 0, "done": 400}
+
+
+@pytest.mark.parametrize("special", [{}, {"sensitive": "violence"}, {"audience": ["lead"]}, {"gold": {"choice": "a"}}])
+def test_many_at_once_get_what_they_would_one_after_another(store: Store, special: dict[str, Any]) -> None:
+    draw = random.Random(str(special))
+    names = [f"worker {n}" for n in range(8)]
+    people = [person(store, name) for name in names]
+    set_refusals(store, people[0], ["violence"])
+    for priority in (0, 1, 2):
+        ask(store, 4, overlap=draw.randint(1, 3), priority=priority, round=priority)
+        ask(store, 3, kind="ranking", overlap=2, priority=1, round=10 + priority)
+    if special:
+        ask(store, 2, overlap=2, priority=-1, round=20, **special)
+    for who in people[:5]:  # some hold, some answered already
+        for held in lease(store, who, limit=draw.randint(1, 4), now=NOON):
+            if held.kind == "comparison" and draw.random() < 0.6:
+                submit(store, [says(held)], now=after(1))
+    wanted = [
+        LeaseRequest(annotator=who, limit=draw.randint(1, 3), kinds=draw.choice([None, ["comparison"], ["ranking"]]))
+        for who in draw.sample(people, len(people))
+    ]
+
+    def together(connection: Connection) -> list[Any]:
+        return hand_out(connection, wanted, now=after(2))
+
+    def one_by_one(connection: Connection) -> list[Any]:
+        return [hand_out(connection, [one], now=after(2))[0] for one in wanted]
+
+    assert _undone(store, together) == _undone(store, one_by_one)
+    assert sum(map(len, _undone(store, together))) > 5
+
+
+def _undone(store: Store, do: Callable[[Connection], list[Any]]) -> list[list[str]]:
+    """The questions that each request got, in a transaction that did not happen."""
+    found: list[list[str]] = []
+    with contextlib.suppress(InterruptedError), store.write() as connection:
+        found = [[held.question_id for held in some] for some in do(connection)]
+        raise InterruptedError
+    return found
