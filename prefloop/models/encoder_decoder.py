@@ -22,7 +22,7 @@ from prefloop.models.trees import Forest, Trunk, recomputed, same_prompt
 
 def has_encoder(model: Any) -> bool:
     """Whether it reads prompts with an encoder of their own."""
-    return bool(getattr(model.config, "is_encoder_decoder", False))
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def trunk_of(model: nn.Module, log: Callable[[str], None]) -> Trunk | WritingTrunk:
