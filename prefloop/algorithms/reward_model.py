@@ -334,7 +334,7 @@ class RewardModel:
         self.heads.scale(list(self.members), gain, bias - gain * before)
         moved = {"": (gain, bias - gain * before)}
         for place, name in list(enumerate(self.heads.names))[len(self.members) :]:
-            own = scores[:, 1 + place].double()
+            own = scores[:, 1 + place].cpu().double()
             std = float(own.std(correction=0))
             factor = 1 / std if std > 1e-6 else 1.0
             moved[name] = (factor, -factor * float(own.mean()))

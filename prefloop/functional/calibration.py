@@ -19,7 +19,7 @@ def temperature(differences: Float[Tensor, "n"], labels: Float[Tensor, "n"]) -> 
     bisected. At the ends: pairs that are all right ask for T -> 0, a model no better than chance for T -> infinity; the
     end of the range is returned. Without any difference no temperature changes anything, and 1 is returned.
     """
-    d, p = differences.detach().double().cpu(), labels.detach().double().cpu()
+    d, p = differences.detach().cpu().double(), labels.detach().cpu().double()
     unequal = d[d != 0].abs()
     if len(unequal) == 0:
         return 1.0

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.errors import InputError
+from prefloop.models.device import widest
 
 BLOCK = 64
 """Entries of the vocabulary whose probabilities are first summed, then, in the chosen block, looked at one by one."""
@@ -100,15 +101,18 @@ def inverse(weights: Float[Tensor, "S V"], uniforms: Float[Tensor, "S"]) -> Int[
     if rest := weights.shape[1] % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, BLOCK - rest))
     blocks = weights.unflatten(1, (-1, BLOCK))
-    upto = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    goal = uniforms.double() * upto[:, -1]
+    exact = widest(weights.device)
+    # The largest share that is less than 1 also after a product is rounded. In float64 no uniform number is above it.
+    most = 1 - (1e-12 if exact is torch.float64 else torch.finfo(exact).eps)
+    upto = blocks.sum(-1, dtype=exact).cumsum(-1)
+    goal = (uniforms.double() if exact is torch.float64 else uniforms.to(exact).clamp_max(most)) * upto[:, -1]
     block = (upto <= goal[:, None]).sum(-1).clamp_max(upto.shape[1] - 1)[:, None]
     end = upto.gather(1, block)[:, 0]
     row = torch.arange(len(weights), device=weights.device)
-    inside = blocks[row, block[:, 0]].double().cumsum(-1)
+    inside = blocks[row, block[:, 0]].to(exact).cumsum(-1)
     # Counted from the block's end, whose cumulative weight is known, and as a share of what the block itself sums to.
     share = 1 - (end - goal) / inside[:, -1]
-    within = (inside <= (share.clamp(0, 1 - 1e-12) * inside[:, -1])[:, None]).sum(-1)
+    within = (inside <= (share.clamp(0, most) * inside[:, -1])[:, None]).sum(-1)
     token: Tensor = block[:, 0] * BLOCK + within
     return token
 

@@ -11,16 +11,20 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.generation.choice import Sampling, draw
-from prefloop.generation.slots import SlotCache, windows
+from prefloop.generation.slots import windows
+from prefloop.generation.steps import Decoding, Steps, Writing, can_pack
 from prefloop.generation.twin import Adviser, Twin
+from prefloop.models.device import widest
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.load import positions_of
 from prefloop.models.template import Template
 
@@ -71,6 +75,10 @@ class Sampler:
         declared = getattr(model.generation_config, "eos_token_id", None)
         self.stops = {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
         self.positions = positions_of(model.config)
+        if has_encoder(model):
+            if adviser is not None:
+                raise InputError(f"{type(model).__name__} has an encoder; a mask policy is for decoders alone")
+            return
         takes = inspect.signature(model.forward).parameters
         if "position_ids" not in takes:
             raise InputError(
@@ -79,6 +87,17 @@ class Sampler:
             )
         self.windows = windows(model.config)
         self.keeps_some_logits = "logits_to_keep" in takes
+
+    def steps(self, slots: int, most: int) -> Steps:
+        """What computes the logits of `slots` sequences of at most `most` tokens, prompt included."""
+        if has_encoder(self.model):
+            return Writing(self.model)
+        return Decoding(self.model, slots, most, self.windows, self.keeps_some_logits, self.packed)
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether decoding spares the copies of keys that several heads read."""
+        return can_pack(self.model, self.windows, self.keeps_some_logits)
 
     @torch.no_grad()
     def __call__(
@@ -123,11 +142,11 @@ class Sampler:
             for k in range(per_prompt)
         )
         total, done = len(waiting), 0
-        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), sampling, entropy)
         self.model.eval()
+        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), sampling, entropy)
         while waiting or pool.busy:
             free = pool.free
-            if waiting and len(free) * REFILL_SHARE >= pool.cache.slots:
+            if waiting and len(free) * REFILL_SHARE >= len(pool.holds):
                 pool.fill(free, [waiting.popleft() for _ in range(min(len(free), len(waiting)))])
             elif not waiting:
                 pool.shrink()
@@ -154,10 +173,10 @@ class _Pool:
     def __init__(self, sampler: Sampler, slots: int, most: int, sampling: Sampling, entropy: bool) -> None:
         self.sampler, self.sampling, self.entropy = sampler, sampling, entropy
         self.device = sampler.model.device
-        self.cache = SlotCache(slots, most, self.device)
+        self.steps = sampler.steps(slots, most)
         self.holds: list[_Request | None] = [None] * slots
         self.logits: Float[Tensor, "S V"] | None = None
-        self.uniforms: Float[Tensor, "S N"] = torch.zeros(slots, 0, dtype=torch.float64, device=self.device)
+        self.uniforms: Float[Tensor, "S N"] = torch.zeros(slots, 0, dtype=widest(self.device), device=self.device)
         """The numbers that decide the tokens of each slot's sequence, in order."""
         self.drawn: Int[Tensor, "S 1"] = torch.zeros(slots, 1, dtype=torch.long, device=self.device)
         """How many of them were used."""
@@ -165,6 +184,9 @@ class _Pool:
 
     @property
     def free(self) -> list[int]:
+        """Slots that may be filled now."""
+        if self.busy and not self.steps.refills:
+            return []
         return [slot for slot, request in enumerate(self.holds) if request is None]
 
     @property
@@ -183,16 +205,9 @@ class _Pool:
     def _prefill(self, prompts: list[tuple[int, ...]], places: list[tuple[int, int, _Request]]) -> None:
         """`places` says which row of `prompts` goes to which slot for which request."""
         rows, slots, requests = (list(column) for column in zip(*places, strict=True))
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        ids = torch.tensor([[*p, *[0] * (len(prompts[-1]) - len(p))] for p in prompts], device=self.device)
-        # Only the last real position's logits are wanted; the trunk alone would not serve every architecture.
-        last, column = torch.unique(lengths - 1, return_inverse=True)
-        some = {"logits_to_keep": last} if self.sampler.keeps_some_logits else {}
-        out = self.sampler.model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, **some)
-        self.cache.place(out.past_key_values, rows, slots, lengths[rows])
-        first = out.logits[rows, column[rows] if some else lengths[rows] - 1].float()
+        first = self.steps.begin(prompts, rows, slots)
         if self.logits is None:
-            self.logits = first.new_zeros(self.cache.slots, first.shape[1])
+            self.logits = first.new_zeros(len(self.holds), first.shape[1])
         self.logits[slots] = first
         self.drawn[slots] = 0
         if (wider := max(r.limit for r in requests) - self.uniforms.shape[1]) > 0:
@@ -202,15 +217,15 @@ class _Pool:
             numbers = torch.rand(
                 request.limit, dtype=torch.float64, generator=torch.Generator().manual_seed(request.seed)
             )
-            self.uniforms[slot, : request.limit] = numbers.to(self.device)
+            self.uniforms[slot, : request.limit] = numbers.to(self.uniforms.dtype).to(self.device)
 
     def shrink(self) -> None:
         """Once nothing is waiting, a pool of which a quarter is free is made smaller."""
-        if self.busy * 4 > self.cache.slots * 3 or self.logits is None:
+        if self.busy * 4 > len(self.holds) * 3 or self.logits is None:
             return
         kept = [slot for slot, request in enumerate(self.holds) if request is not None]
         index = torch.tensor(kept, device=self.device)
-        self.cache.keep(index)
+        self.steps.keep(index)
         self.logits, self.uniforms, self.drawn = self.logits[index], self.uniforms[index], self.drawn[index]
         self.holds = [self.holds[slot] for slot in kept]
 
@@ -241,7 +256,9 @@ class _Pool:
                 ended.append(slot)
             grew.append(request)
         if self.busy:
-            self._forward(drawn.tokens, ended)
+            busy = torch.tensor([request is not None for request in self.holds], device=self.device)
+            self.logits = self.steps.advance(drawn.tokens, busy, ended)
+            self.drawn = self.drawn + busy[:, None]
         return iter(grew)
 
     def _at_a_stop(self, sample: Sample) -> bool:
@@ -249,30 +266,6 @@ class _Pool:
             return False
         tail = self.sampler.template.decode(sample.ids[-self.longest_stop :])
         return any(words in tail for words in self.sampling.stop)
-
-    def _forward(self, tokens: Int[Tensor, "S"], ended: list[int]) -> None:
-        cache = self.cache
-        if ended:
-            cache.free(ended)
-        cache.begin_step()
-        masks = {kind: self._mask(window) for kind, window in self.sampler.windows.items()}
-        out = self.sampler.model(
-            input_ids=tokens[:, None],
-            position_ids=cache.at[:, None],
-            attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        self.logits = out.logits[:, -1].float()
-        busy = torch.tensor([request is not None for request in self.holds], device=self.device)
-        cache.at = cache.at + busy
-        self.drawn = self.drawn + busy[:, None]
-
-    def _mask(self, window: int | None) -> Float[Tensor, "S 1 1 R"]:
-        # Added to the attention scores: architectures with attention code of their own would add True as 1.
-        hidden = self.cache.hidden(window)
-        mask = torch.zeros(hidden.shape, dtype=self.cache.keys[0].dtype, device=self.device)
-        return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None, None]
 
 
 def _portions(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:

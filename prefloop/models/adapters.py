@@ -35,7 +35,13 @@ def add_lora(
     Raises InputError when no layer has one of the names in `targets`.
     """
     torch.manual_seed(seed)
-    kind = TaskType.CAUSAL_LM if task == "policy" else TaskType.SEQ_CLS
+    writing = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+    kind = writing if task == "policy" else TaskType.SEQ_CLS
+    if kind is TaskType.SEQ_CLS and model.config.is_encoder_decoder:
+        raise InputError(
+            f"lora has no way to train the head of {type(model).__name__}, the critic of an encoder-decoder; "
+            "leave out lora, or use a method without a critic, such as rloo"
+        )
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)
     try:
         with _old_names():

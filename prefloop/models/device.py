@@ -23,7 +23,16 @@ def pick_device(name: str) -> torch.device:
         raise InputError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {name!r} was asked for, but this machine has no CUDA device; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(f"device {name!r} was asked for, but this machine has cuda:0 to cuda:{count - 1}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device {name!r} was asked for, but this machine has no Apple device; use --device cpu")
     return device
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The number format for sums that must be exact: float64, but float32 on Apple's devices, which have no wider."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

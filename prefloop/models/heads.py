@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.functional.logprobs import head_logprobs, token_entropy, token_logprobs
+from prefloop.models.encoder_decoder import WritingTrunk, has_encoder, trunk_of
 from prefloop.models.load import BIAS_KEY, base_of
 from prefloop.models.template import Encoded
 from prefloop.models.trees import Forest, Trunk, texts_of
@@ -29,7 +30,7 @@ class CompletionLogprobs:
 
     def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
         """`log` is told when the model cannot share prompts."""
-        self.trunk = Trunk(model, log)
+        self.trunk = trunk_of(model, log)
         self.full = self.trunk.full
         self.head = self.full.get_output_embeddings()
         self.head_is_plain = self._head_is_plain()
@@ -97,7 +98,7 @@ class CompletionLogprobs:
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
         """Some architectures scale or cap their logits after the head; those go through their own forward pass."""
-        if type(self.head) is not nn.Linear:
+        if type(self.head) is not nn.Linear or isinstance(self.trunk, WritingTrunk):
             return False
         training = self.full.training
         self.full.eval()
@@ -112,20 +113,34 @@ class ScoreHead:
     """A sequence classifier with one label as a reward model (`states`, `score`), or as a critic (`each`).
 
     A decoder reads its score from the state of a text's last token. An encoder (BERT, RoBERTa, DeBERTa, ...) looks at
-    the whole text at once, and its score is read by the last layer of its own head.
+    the whole text at once; the last layer of its own head reads its score. An encoder-decoder is a critic, which
+    has a value for every token that its decoder writes, and no reward model.
     """
 
     def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
         """`log` is told when the model cannot share prompts. Raises InputError where no layer gives one number."""
         self.model = base_of(model)
-        self.decoder = Trunk(model, log) if hasattr(self.model, "score") else None
-        if self.decoder is None:
+        writes = has_encoder(self.model)
+        self.decoder = trunk_of(model, log) if writes or hasattr(self.model, "score") else None
+        if not hasattr(self.model, "score"):
             _last_layer(self.model)
+        if self.decoder is None:
             log(f"{type(self.model).__name__} is an encoder: it computes every text with a prompt of its own")
 
     @property
     def trunk(self) -> Trunk:
-        """What gives a state for every token. Raises InputError for an encoder, which has one for a text."""
+        """What gives a state for every token of a text. Raises InputError for a model with an encoder."""
+        found = self._critic
+        if isinstance(found, WritingTrunk):
+            raise InputError(
+                f"{type(self.model).__name__} is an encoder-decoder, which serves as a policy or its critic, not as a "
+                "reward model; use a decoder (Llama, Qwen, GPT-2, ...) or an encoder (BERT, ...)"
+            )
+        return found
+
+    @property
+    def _critic(self) -> Trunk | WritingTrunk:
+        """What gives a state for every token of a completion."""
         if self.decoder is None:
             raise InputError(
                 f"{type(self.model).__name__} is an encoder, which has no score for each token; "
@@ -136,7 +151,7 @@ class ScoreHead:
     @property
     def final(self) -> nn.Linear:
         """The layer that makes a score of a state; an adapted model's own copy of it."""
-        if self.decoder is None:
+        if not hasattr(self.model, "score"):
             return _last_layer(self.model)
         head: Any = self.model.score
         if hasattr(head, "modules_to_save"):
@@ -171,7 +186,10 @@ class ScoreHead:
     ) -> Float[Tensor, "B C"]:
         """The value of the state before each completion token; 0 where not valid."""
         forest = Forest.plant(texts_of(ids, starts, valid))
-        hidden = self.trunk(forest)[forest.before().to(ids.device)]
+        hidden = self._critic(forest)[forest.before().to(ids.device)]
+        if isinstance(self.decoder, WritingTrunk):
+            head: Any = self.model
+            hidden = torch.tanh(head.classification_head.dense(hidden).float())
         result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
         return result.masked_scatter(valid, self.score(hidden))
 
@@ -201,7 +219,7 @@ class ScoreHead:
 
         Returns (gain, bias). Scores that are all equal are only shifted.
         """
-        mean, std = float(scores.double().mean()), float(scores.double().std(correction=0))
+        mean, std = float(scores.cpu().double().mean()), float(scores.cpu().double().std(correction=0))
         gain = 1.0 / std if std > 1e-6 else 1.0
         bias = gain * (self.bias - mean)
         self.final.weight.mul_(gain)

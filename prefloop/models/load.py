@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -40,7 +41,7 @@ BUILTIN = Path(__file__).resolve().parent.parent / "builtin"
 
 BIAS_KEY = "prefloop_reward_bias"
 """Config key of a reward model's bias: `score = head(hidden) + bias`. The gain is folded into the head."""
-HEADS = ("score.", "classifier.", "pre_classifier.", "pooler.")
+HEADS = ("score.", "classifier.", "pre_classifier.", "pooler.", "classification_head.")
 """What the layers of a sequence classifier's head are called; those of a decoder's is the first."""
 COST_KEY = "prefloop_cost"
 """Config key, true of a cost model: its score is a cost, the higher the worse, and above 0 an answer is unsafe."""
@@ -105,11 +106,12 @@ def load_tokenizer(ref: str | Path) -> PreTrainedTokenizerBase:
 def load_policy(
     ref: str | Path, dtype: torch.dtype, device: torch.device, *, four_bit: bool = False
 ) -> PreTrainedModel:
-    """A causal language model, in eval mode; its layers in 4 bits (`held_in_four_bits`) where asked for.
+    """A causal language model, or an encoder-decoder, in eval mode; its layers in 4 bits where asked for.
 
     Raises InputError when it cannot be loaded.
     """
-    model, missing = _weights(AutoModelForCausalLM, resolve(ref), dtype, device, four_bit=four_bit)
+    auto = AutoModelForSeq2SeqLM if model_config(ref).is_encoder_decoder else AutoModelForCausalLM
+    model, missing = _weights(auto, resolve(ref), dtype, device, four_bit=four_bit)
     if missing:
         raise InputError(f"{ref} lacks weights of a policy ({missing[0]}); is it a reward model?")
     return model.eval()

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.functional.temporal_difference import perturbed_logits
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import base_of, disk_errors
 from prefloop.models.template import Encoded
@@ -90,6 +91,8 @@ class CompletionStates:
 
     def __init__(self, model: nn.Module, log: Callable[[str], None] = lambda words: None) -> None:
         """`log` is told when the model cannot share prompts."""
+        if has_encoder(model):
+            raise InputError(f"{type(base_of(model)).__name__} has an encoder; value heads are for decoders alone")
         measure = CompletionLogprobs(model, log)
         self.trunk, self.head, self.plain = measure.trunk, measure.head, measure.head_is_plain
 

@@ -38,7 +38,7 @@ class Curriculum:
 
     def saw(self, prompts: Sequence[int], scores: Float[Tensor, "n k"]) -> None:
         """The scores of each prompt's group."""
-        self.variance[torch.tensor(prompts)] = scores.detach().double().cpu().var(1, correction=0)
+        self.variance[torch.tensor(prompts)] = scores.detach().cpu().double().var(1, correction=0)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a resumed run needs, beside `taken`."""

@@ -34,6 +34,8 @@ class Budget:
             undo()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            elif torch.backends.mps.is_available():
+                torch.mps.empty_cache()
             self.tokens //= 2
             self.log(f"out of memory: micro-batches of {self.tokens} tokens from here on, batches stay as they are")
 
@@ -64,4 +66,5 @@ def model_memory(trained: Mapping[str, nn.Module], frozen: Mapping[str, nn.Modul
 
 def ran_out(error: RuntimeError) -> bool:
     """Whether memory ran out, on an accelerator or on the processor."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in said or "MPS backend out of memory" in said

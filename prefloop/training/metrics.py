@@ -24,10 +24,11 @@ class Means:
         """
         for name, given in values.items():
             value, counts = given if isinstance(given, tuple) else (given, weights)
-            value = value.detach().double()
-            weight = torch.ones_like(value) if counts is None or counts.shape != value.shape else counts.double()
-            self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + (value * weight).sum().cpu()
-            self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + weight.sum().cpu()
+            # On the processor: Apple's devices have no float64.
+            value = value.detach().cpu().double()
+            weight = torch.ones_like(value) if counts is None or counts.shape != value.shape else counts.cpu().double()
+            self._sums[name] = self._sums.get(name, torch.zeros((), dtype=torch.double)) + (value * weight).sum()
+            self._counts[name] = self._counts.get(name, torch.zeros((), dtype=torch.double)) + weight.sum()
 
     def absorb(self, other: Means) -> None:
         """Add all that `other` has seen."""

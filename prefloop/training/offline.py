@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from prefloop.datasets.collate import batch_indices, micro_batches, weighted_indices
 from prefloop.errors import RunError
+from prefloop.training.memory import Budget
 from prefloop.training.metrics import Means, Measured
 from prefloop.training.optimizer import Optimizer, Schedule
 from prefloop.training.progress import progress
@@ -110,7 +111,9 @@ def total_steps(run: Run, rows: int) -> int:
 
 
 def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
-    """Train `algorithm.model`; it holds the result afterwards. Returns the last metrics.
+    """Train `algorithm.model`; it holds the result afterwards.
+
+    Returns `best_step` where the best was kept, and `micro_batch_tokens` where memory ran out.
 
     Raises RunError within a step when a loss or a gradient is not finite, and names the rows.
     """
@@ -130,12 +133,13 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
     best: dict[str, Tensor] = {}
     state: dict[str, Any] = {"best_loss": None, "best_step": 0, "waited": 0, "stopped": False}
     steps = min(steps, s.stop_at or steps)
-    first, means = 0, Means()
+    first, means, budget = 0, Means(), Budget(s.micro_batch_tokens, run.log)
     if (restored := run.restore()) is not None:
         first, tensors, state = restored
         optimizer.load(tensors, first)
         optimizer.steer(run.steering.before(first))
         means.load(state.pop("means", {}))
+        budget.tokens = state.pop("micro_batch_tokens", budget.tokens)
         best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
         write_tensors(followers, tensors, FOLLOWER)
 
@@ -149,7 +153,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
             # Dropout draws from the global stream: as a function of (seed, step) it survives a resume on any device.
             torch.manual_seed(generator(s.seed, "dropout", step).initial_seed())
             with algorithm.shifted(step) if isinstance(algorithm, Shifted) else nullcontext():
-                values = _one_batch(algorithm, optimizer, batch, s.micro_batch_tokens, means)
+                values = _fitting(budget, algorithm, optimizer, batch, means)
             means.add({k: torch.tensor(v) for k, v in optimizer.step(_named(algorithm, batch)).items()})
             done = step + 1
             if isinstance(algorithm, Follows):
@@ -157,16 +161,17 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
             if done % s.log_every == 0 or done == steps:
                 run.record(done, {"epoch": done * s.batch_size / len(rows), **means.read()})
             if (s.eval_every and done % s.eval_every == 0) or done == steps:
-                _measure(algorithm, run, done, returned, state, best)
+                _measure(algorithm, run, done, budget, returned, state, best)
             advance(done, f"loss {values:.3f}")
-            kept = {**state, "means": means.state()}
+            kept = {**state, "means": means.state(), "micro_batch_tokens": budget.tokens}
             besides = {f"best/{k}": v for k, v in best.items()} | {FOLLOWER + k: v for k, v in followers.items()}
             run.checkpoint(done, lambda more=besides: {**optimizer.tensors(), **more}, kept)  # type: ignore[misc]
     if best:
         write_tensors(returned, best)
         run.log(f"returning step {state['best_step']}, the lowest held-out loss ({state['best_loss']:.4f})")
     algorithm.model.eval()
-    return {"best_step": state["best_step"]} if best else {}
+    smaller = {} if budget.tokens == s.micro_batch_tokens else {"micro_batch_tokens": budget.tokens}
+    return {**smaller, "best_step": state["best_step"]} if best else smaller
 
 
 def evaluate_offline(algorithm: OfflineAlgorithm, budget: int) -> dict[str, float]:
@@ -193,6 +198,19 @@ def write_tensors(into: Mapping[str, Tensor], values: Mapping[str, Tensor], pref
     """Overwrite each tensor of `into` with the one that `values` has under `prefix` and its name."""
     for name, tensor in into.items():
         tensor.copy_(values[prefix + name])
+
+
+def _fitting(
+    budget: Budget, algorithm: OfflineAlgorithm, optimizer: Optimizer, batch: Sequence[Any], means: Means
+) -> float:
+    """`_one_batch`, begun anew with smaller micro-batches where memory runs out."""
+    before = means.state()
+
+    def undo() -> None:
+        optimizer.discard()
+        means.load(before)
+
+    return budget.spend(lambda tokens: _one_batch(algorithm, optimizer, batch, tokens, means), undo)
 
 
 def _one_batch(
@@ -222,13 +240,14 @@ def _measure(
     algorithm: OfflineAlgorithm,
     run: Run,
     step: int,
+    budget: Budget,
     returned: Mapping[str, Tensor],
     state: dict[str, Any],
     best: dict[str, Tensor],
 ) -> None:
     if len(algorithm.eval_rows) == 0:
         return
-    values = evaluate_offline(algorithm, run.settings.micro_batch_tokens)
+    values = budget.spend(lambda tokens: evaluate_offline(algorithm, tokens))
     run.record(step, values)
     if not run.settings.keep_best:
         return

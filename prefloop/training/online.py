@@ -182,7 +182,7 @@ def look(roles: Roles, sampler: Sampler, prompts: Sequence[Messages], run: Run, 
     proxy = rollout.scores
     found = objectives(roles.measured(rollout, run.settings.micro_batch_tokens))
     names = ("objective/kl", "length", "val/num_eos_tokens", "objective/entropy")
-    columns = [column.double().cpu().numpy() for column in (proxy, *(found[name] for name in names))]
+    columns = [column.cpu().double().numpy() for column in (proxy, *(found[name] for name in names))]
     return Seen(step, texts, *columns)
 
 

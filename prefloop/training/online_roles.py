@@ -22,6 +22,7 @@ from prefloop.errors import InputError
 from prefloop.generation.sampler import Sampler, Sampling
 from prefloop.generation.twin import Adviser
 from prefloop.models.adapters import save_trained
+from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import base_of, load_policy, load_tokenizer
 from prefloop.models.template import Template
@@ -100,7 +101,12 @@ class Roles:
         return logprobs[part.valid], 0.0 if entropy is None else entropy[part.valid]
 
     def distributions(self, part: Rollout) -> Float[Tensor, "n V"]:
-        """log pi of every token of the vocabulary at each valid decision, at the sampling temperature."""
+        """log pi of every token of the vocabulary at each valid decision, at the sampling temperature.
+
+        Raises InputError for a policy with an encoder.
+        """
+        if has_encoder(self.policy):
+            raise InputError(f"{type(base_of(self.policy)).__name__} has an encoder; trpo is for decoders alone")
         row, column = part.valid.nonzero(as_tuple=True)
         whole: Tensor = base_of(self.policy)(input_ids=part.ids, use_cache=False).logits
         logits = whole[row, part.starts[row] + column - 1]

@@ -100,7 +100,7 @@ class Optimizer:
 
         Raises RunError that names `what` (the batch) when the gradient is not finite; weights are then untouched.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm, foreach=True))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
         if not math.isfinite(norm):
             raise RunError(
                 f"the gradient became {norm} at step {self.steps + 1} in {what}; "

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prefloop.datasets.collate import batch_indices, micro_batches, pad
+from prefloop.models.encoder_decoder import has_encoder, read
 from prefloop.models.load import base_of
 from prefloop.training.run import generator
 
@@ -54,12 +55,15 @@ def fit_prompt_value(
     Of all epochs the one of lowest mean error on these very rows is kept. A function of the seed alone, on the CPU.
     """
     base = base_of(policy)
-    trunk: nn.Module = getattr(base, base.base_model_prefix)
     device = next(base.parameters()).device
 
     @torch.no_grad()
     def states(some: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        hidden = trunk(input_ids=pad(some, pad_id).to(device), use_cache=False).last_hidden_state
+        if has_encoder(base):
+            hidden, _ = read(base, some)
+        else:
+            trunk: nn.Module = getattr(base, base.base_model_prefix)
+            hidden = trunk(input_ids=pad(some, pad_id).to(device), use_cache=False).last_hidden_state
         return hidden.float(), torch.tensor([len(p) for p in some], device=device)
 
     with torch.random.fork_rng(devices=[]):

@@ -15,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from prefloop.generation import choice
 from prefloop.generation.choice import Sampling, allowed, draw, inverse, nucleus
 
 
@@ -46,6 +47,33 @@ def test_the_ends_of_the_interval_never_choose_a_token_of_weight_0(u: float, tok
     weights = torch.zeros(1, 192)
     weights[0, [1, 70, 129]] = torch.tensor([1.0, 1e-30, 1.0])
     assert inverse(weights, torch.tensor([u], dtype=torch.float64)).tolist() == [token]
+
+
+def single(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Apple's devices, which have no float64."""
+    monkeypatch.setattr(choice, "widest", lambda device: torch.float32)
+
+
+@pytest.mark.parametrize("total", [1.0, 1.0000001, 1.5, 3.0, 7.9999995])
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1 - 2**-53, 1.0])
+def test_without_float64_no_token_of_weight_0_is_chosen_either(
+    u: float, total: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 - 2**-53 is 1 in float32; half of the weight is on token 1, half on 70, nothing behind it."""
+    single(monkeypatch)
+    weights = torch.zeros(1, 192)
+    weights[0, [1, 70]] = total / 2
+    found = inverse(weights, torch.tensor([u], dtype=torch.float64)).item()
+    assert found == (1 if u == 0.0 else 70)
+
+
+def test_without_float64_the_shares_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0))
+    exact = inverse(weights.expand(5000, -1), evenly(5000))
+    single(monkeypatch)
+    found = inverse(weights.expand(5000, -1), evenly(5000))
+    assert (found != exact).float().mean() < 0.01
+    assert (found - exact).abs().max() <= 1
 
 
 def test_a_rare_token_of_a_large_vocabulary_has_its_chance() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,10 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "gemma2 (eager attention, capped logits)": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SHAPE, head_dim=16, final_logit_softcapping=30.0, sliding_window=48)
+    ),
+    "llama (eager attention)": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="eager")),
+    "mistral (a window of 6, eager attention)": lambda: MistralForCausalLM(
+        MistralConfig(**SHAPE, sliding_window=6, attn_implementation="eager")
     ),
     "mistral (window as long as the sequence)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=48)),
     "mistral (a window of 6)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=6)),
@@ -361,6 +366,54 @@ def test_tokens_are_told_as_they_come(template: Template) -> None:
     groups = Sampler(made(), template, slots=2)(PROMPTS, 1, Sampling(max_new_tokens=6), stream(), told=told)
     for i, (sample,) in enumerate(groups):
         assert heard[i] == [sample.ids[: n + 1] for n in range(len(sample.ids))]
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("llama", False),  # its attention is the library's fused one
+        ("llama (eager attention)", True),
+        ("gemma2 (eager attention, capped logits)", True),
+        ("mistral (a window of 6, eager attention)", True),
+        ("gpt2 (eager attention)", False),  # each head has keys of its own
+    ],
+)
+def test_keys_that_several_heads_read_are_not_copied(
+    name: str, packed: bool, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding gives the library's own greedy search, and never calls what copies them."""
+    model = made(name)
+    assert Sampler(model, template).packed == packed
+    if not packed:
+        return
+    module, copies = sys.modules[type(model).__module__], []
+    honest = module.repeat_kv
+    monkeypatch.setattr(module, "repeat_kv", lambda x, n: (copies.append(x.shape[2]), honest(x, n))[1])
+    sampling = Sampling(max_new_tokens=9, temperature=0)
+    groups = Sampler(model, template, slots=3)(PROMPTS, 2, sampling, stream())
+    assert set(copies) <= {5, *map(len, PROMPTS)} | {6}  # prompts, and the few tokens that both ways were tried on
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        inputs = torch.tensor([prompt])
+        whole = model.generate(
+            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=9, do_sample=False, pad_token_id=0
+        )
+        assert [sample.ids for sample in group] == [whole[0, len(prompt) :].tolist()] * 2
+        for sample in group:
+            assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, 1.0), abs=1e-4)
+
+
+def test_attention_that_asks_for_more_is_left_as_it_is(template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose own attention does something that ours does not know of: the trial notices."""
+    model = made("llama (eager attention)")
+    module = sys.modules[type(model).__module__]
+    honest = module.eager_attention_forward
+
+    def with_sinks(*given: Any, **more: Any) -> Any:
+        out, weights = honest(*given, **more)
+        return 0.5 * out, weights
+
+    monkeypatch.setattr(module, "eager_attention_forward", with_sinks)
+    assert not Sampler(model, template).packed
 
 
 def test_an_architecture_without_position_ids_is_refused(template: Template) -> None:

@@ -20,6 +20,20 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         device.pick_device("cuda:1")
 
 
+def test_an_apple_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no Apple device; use --device cpu"):
+        device.pick_device("mps")
+
+
+def test_a_cuda_device_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.pick_device("cuda:1").index == 1
+    with pytest.raises(InputError, match="'cuda:2' was asked for, but this machine has cuda:0 to cuda:1"):
+        device.pick_device("cuda:2")
+
+
 def test_a_device_that_is_no_device() -> None:
     with pytest.raises(InputError, match="unknown device 'toaster'; use auto, cpu, cuda"):
         device.pick_device("toaster")

@@ -10,7 +10,7 @@ import torch
 
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import load_policy
-from prefloop.training import online
+from prefloop.training import offline, online
 from prefloop.training.memory import Budget, model_memory, ran_out
 from tests.small import build, write_inputs
 
@@ -50,6 +50,8 @@ def test_a_processors_own_error_is_known() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
     assert ran_out(caught.value)
+    assert ran_out(RuntimeError("MPS backend out of memory (MPS allocated: 8 GB). Tried to allocate 256 MB"))
+    assert not ran_out(RuntimeError("shapes do not fit"))
 
 
 def test_a_run_that_ran_out_ends_like_one_with_small_micro_batches(
@@ -75,6 +77,35 @@ def test_a_run_that_ran_out_ends_like_one_with_small_micro_batches(
         ends.append([p.detach() for p in algorithm.roles.policy.parameters()])
     for one, other in zip(*ends, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_an_offline_run_that_ran_out_ends_like_one_with_small_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out in the third micro-batch of the second step and once more; metrics are those of whole batches."""
+    torch.set_num_threads(1)
+    inputs = write_inputs(tmp_path / "inputs")
+    ends, logged = [], []
+    for fails in (False, True):
+        settings: dict[str, Any] = {"steps": 3, "micro_batch_tokens": 128, "batch_size": 6, "log_every": 1}
+        algorithm, run = build("dpo", inputs, tmp_path / str(fails), **settings)
+        honest, calls = algorithm.loss, [0]
+
+        def loss(rows: Any, honest: Any = honest, calls: list[int] = calls, fails: bool = fails) -> Any:
+            calls[0] += 1
+            if fails and calls[0] in (6, 8):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return honest(rows)
+
+        monkeypatch.setattr(algorithm, "loss", loss)
+        assert offline.train_offline(algorithm, run) == ({"micro_batch_tokens": 32} if fails else {})
+        assert calls[0] > 8
+        ends.append([p.detach() for p in algorithm.model.parameters()])
+        logged.append([row["loss"] for row in run.metrics if "loss" in row])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    assert len(logged[0]) == 3
+    assert logged[1] == pytest.approx(logged[0], abs=1e-4)
 
 
 def test_what_models_take_by_hand() -> None:

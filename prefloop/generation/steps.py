@@ -1,0 +1,178 @@
+"""What computes the next logits of a pool of slots: a decoder alone, or the decoder of an encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from prefloop.generation.packed import groups_heads, packed_attention
+from prefloop.generation.slots import SlotCache
+from prefloop.models.encoder_decoder import read, start_token
+
+Prompts = Sequence[Sequence[int]]
+
+
+class Steps(Protocol):
+    """A model and what it remembers of each slot."""
+
+    refills: bool
+    """A slot can take a new sequence while others are still decoding."""
+
+    def begin(self, prompts: Prompts, rows: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "n V"]:
+        """Read prompts, sorted by length; slot `slots[i]` goes on with `prompts[rows[i]]`. Returns its first logits."""
+        ...
+
+    def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
+        """One more token in every slot, and the logits behind it; the sequences in `ended` are not gone on with."""
+        ...
+
+    def keep(self, slots: Int[Tensor, "n"]) -> None:
+        """Forget all other slots."""
+        ...
+
+
+class Decoding:
+    """A decoder alone: a cache that each slot fills to its own length, and a mask that hides what lies behind."""
+
+    refills = True
+
+    def __init__(
+        self,
+        model: Any,
+        slots: int,
+        most: int,
+        windows: Mapping[str, int | None],
+        keeps_some_logits: bool,
+        packed: bool = False,
+    ) -> None:
+        """`packed` spares the copies of keys that several heads read; `can_pack` says whether a model can."""
+        self.model, self.windows, self.keeps_some_logits = model, windows, keeps_some_logits
+        self.attention: Callable[[], AbstractContextManager[None]] = nullcontext
+        if packed:
+            self.attention = partial(packed_attention, model)
+        self.cache = SlotCache(slots, most, model.device)
+
+    def begin(self, prompts: Prompts, rows: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "n V"]:
+        device = self.model.device
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        ids = torch.tensor([[*p, *[0] * (len(prompts[-1]) - len(p))] for p in prompts], device=device)
+        # Only the last real position's logits are wanted; the trunk alone would not serve every architecture.
+        last, column = torch.unique(lengths - 1, return_inverse=True)
+        some = {"logits_to_keep": last} if self.keeps_some_logits else {}
+        out = self.model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, **some)
+        self.cache.place(out.past_key_values, rows, slots, lengths[rows])
+        first: Tensor = out.logits[rows, column[rows] if some else lengths[rows] - 1].float()
+        return first
+
+    def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
+        cache = self.cache
+        if ended:
+            cache.free(ended)
+        cache.begin_step()
+        masks = {kind: self._mask(window) for kind, window in self.windows.items()}
+        with self.attention():
+            out = self.model(
+                input_ids=tokens[:, None],
+                position_ids=cache.at[:, None],
+                attention_mask=masks if len(masks) > 1 else next(iter(masks.values())),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        cache.at = cache.at + busy
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    def keep(self, slots: Int[Tensor, "n"]) -> None:
+        self.cache.keep(slots)
+
+    def _mask(self, window: int | None) -> Float[Tensor, "S 1 1 R"]:
+        # Added to the attention scores: architectures with attention code of their own would add True as 1.
+        hidden = self.cache.hidden(window)
+        mask = torch.zeros(hidden.shape, dtype=self.cache.keys[0].dtype, device=hidden.device)
+        return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None, None]
+
+
+@torch.no_grad()
+def can_pack(model: Any, windows: Mapping[str, int | None], keeps_some_logits: bool) -> bool:
+    """Whether heads share keys, and a token is decoded alike without their copies: the model decides, not its name."""
+    if not groups_heads(model):
+        return False
+    ids = [i % model.config.get_text_config().vocab_size for i in range(6)]
+    found = []
+    for packed in (False, True):
+        steps = Decoding(model, 1, 8, windows, keeps_some_logits, packed)
+        steps.begin([ids[:5]], [0], [0])
+        try:
+            busy = torch.ones(1, dtype=torch.bool, device=model.device)
+            found.append(steps.advance(torch.tensor([ids[5]], device=model.device), busy, []))
+        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+            return False  # its attention asks for something that ours does not know
+    usual, without = found
+    return bool((without - usual).norm() <= torch.finfo(model.dtype).eps ** 0.5 * usual.norm())
+
+
+class Writing:
+    """An encoder-decoder: prompts are read once, and all sequences of a pool begin together.
+
+    Such decoders count positions from one number for the whole batch, so no slot can begin while others are under way.
+    """
+
+    refills = False
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.start = model, start_token(model)
+        self.cache: EncoderDecoderCache | None = None
+        self.waiting: dict[int, Float[Tensor, "w d"]] = {}
+        """By slot, what the encoder made of its prompt; the first step makes one batch of all."""
+        self.encoded: Float[Tensor, "S W d"] = torch.empty(0, 0, 0)
+        self.real: Bool[Tensor, "S W"] = torch.empty(0, 0, dtype=torch.bool)
+
+    def begin(self, prompts: Prompts, rows: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "n V"]:
+        self.cache = None
+        encoded, real = (part[list(rows)] for part in read(self.model, prompts))
+        self.waiting |= {slot: one[there] for slot, one, there in zip(slots, encoded, real, strict=True)}
+        start = torch.full((len(slots), 1), self.start, device=self.model.device)
+        logits: Tensor = self._decode(encoded, real, start, None).logits[:, -1].float()
+        return logits
+
+    def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
+        ids = tokens[:, None]
+        if self.cache is None:
+            self._gather(len(tokens))
+            self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+            ids = torch.cat([torch.full_like(ids, self.start), ids], 1)
+        logits: Tensor = self._decode(self.encoded, self.real, ids, self.cache).logits[:, -1].float()
+        return logits
+
+    def keep(self, slots: Int[Tensor, "n"]) -> None:
+        assert self.cache is not None
+        self.cache.batch_select_indices(slots)
+        self.encoded, self.real = self.encoded[slots], self.real[slots]
+
+    def _gather(self, slots: int) -> None:
+        """One batch of what was read, padded on the right; a slot without a prompt reads a zero."""
+        some = next(iter(self.waiting.values()))
+        nothing = some.new_zeros(1, some.shape[1])
+        each = [self.waiting.get(slot, nothing) for slot in range(slots)]
+        self.encoded = pad_sequence(each, batch_first=True)
+        lengths = torch.tensor([len(one) for one in each], device=some.device)
+        self.real = torch.arange(self.encoded.shape[1], device=some.device) < lengths[:, None]
+        self.waiting = {}
+
+    def _decode(self, encoded: Tensor, real: Tensor, ids: Tensor, cache: EncoderDecoderCache | None) -> Any:
+        return self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=real.long(),
+            decoder_input_ids=ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
