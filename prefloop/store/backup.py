@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -26,6 +25,7 @@ from prefloop.store.audit_log import OPERATOR, append, audited, head
 from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
 from prefloop.store.erasure import buried, bury_again, scrub
+from prefloop.store.sqlite import sqlite3
 from prefloop.store.tables import exports
 
 DUMP_SECONDS = 6 * 3600

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from prefloop.errors import InputError, PrefloopError, RunError
+from prefloop.store.sqlite import sqlite3
 from prefloop.store.writer_lock import WriterLock, writer_lock
 
 Row: TypeAlias = Any
@@ -32,6 +32,9 @@ HEAD = "0005"
 """The newest revision in migrations/versions (a test compares)."""
 
 WAL_IS_SAFE_FROM = (3, 51, 3)
+WAL_PAGES = 8000
+"""How far the write-ahead log grows (32 MB) before it goes into the database: pages that are written again and again
+then go there once."""
 BUSY_SECONDS = 30.0
 """How long a transaction waits for another one before it gives up."""
 
@@ -192,7 +195,11 @@ def _open_sqlite(address: URL, lock_timeout: float) -> Store:
     if path.is_dir():
         raise InputError(f"the database must be a file, got a folder: {path}")
     engine = sa.create_engine(
-        address, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, pool_size=8, max_overflow=32
+        address,
+        module=sqlite3,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=8,
+        max_overflow=32,
     )
     journal = "WAL" if sqlite3.sqlite_version_info >= WAL_IS_SAFE_FROM else "TRUNCATE"
 
@@ -221,6 +228,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, journal: str, path: Path) -> 
             f"every other program that has it open, or use SQLite {'.'.join(map(str, WAL_IS_SAFE_FROM))} or newer"
         )
     connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA secure_delete=ON")  # an erased text leaves no bytes in freed pages
 

@@ -12,7 +12,6 @@ server's. Ids stay. A prompt's or completion's id is a hash of its content: who 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from prefloop.errors import InputError, RunError
 from prefloop.records import content_hash
 from prefloop.store.audit_log import OPERATOR, Entry, append, append_many, audited, roles_commitment
 from prefloop.store.database import Store
+from prefloop.store.sqlite import sqlite3
 from prefloop.store.tables import (
     accounts,
     annotators,
@@ -166,7 +166,8 @@ def _rewrite_sqlite(store: Store) -> None:
         raw = store.engine.raw_connection()
         try:
             raw.execute("VACUUM")
-            raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise sqlite3.OperationalError("somebody is reading it")
         except sqlite3.OperationalError as error:
             raise RunError(
                 f"everything was erased, but the database file could not be rewritten ({error}), so that freed pages "

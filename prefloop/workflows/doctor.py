@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import PrefloopError
 from prefloop.store.counting import counts
 from prefloop.store.database import WAL_IS_SAFE_FROM
+from prefloop.store.sqlite import sqlite3
 from prefloop.version import __version__
 from prefloop.workflows.places import Place, store_of, workspace_or_none
 

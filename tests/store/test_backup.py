@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import threading
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from prefloop.store.backup import backup, recorded_files, restore
 from prefloop.store.database import Store, open_store
 from prefloop.store.erasure import erase_subject
 from prefloop.store.feedback import answers, import_answers
+from prefloop.store.sqlite import sqlite3
 
 
 def said(n: int, first: int = 0) -> list[dict[str, object]]:

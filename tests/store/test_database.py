@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from prefloop.store.annotators import add_annotator, list_annotators
 from prefloop.store.counting import counts
 from prefloop.store.database import HEAD, WAL_IS_SAFE_FROM, Store, open_store
 from prefloop.store.feedback import add_prompts, import_answers
+from prefloop.store.sqlite import sqlite3
 from prefloop.store.tables import metadata
 
 HOLDER = """

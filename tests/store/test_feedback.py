@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from prefloop.errors import InputError
+from prefloop.errors import InputError, RunError
 from prefloop.records import prompt_id
-from prefloop.store import feedback
+from prefloop.store import database, feedback
 from prefloop.store.counting import counts
 from prefloop.store.database import Store, open_store
+from prefloop.store.erasure import scrub
 from prefloop.store.feedback import (
     add_completions,
     add_guideline,
@@ -222,10 +223,26 @@ def test_an_erased_text_leaves_no_bytes_in_the_sqlite_file(tmp_path: Path) -> No
     secret = b"a sentence that nobody may read again"
     item = imported(kind="demonstration", candidates=[], value={"text": secret.decode() * 200})
     ids = import_answers(store, [item])
-    assert secret in path.read_bytes()
+    files = list(tmp_path.glob("prefloop.db*"))  # the write-ahead log, too
+    assert any(secret in one.read_bytes() for one in files)
     erase_answers(store, ids, "asked to")
-    assert secret not in path.read_bytes()
+    scrub(store)
+    assert not any(secret in one.read_bytes() for one in files)
     store.close()
+
+
+def test_while_somebody_reads_the_file_cannot_be_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    store, other = open_store(tmp_path / "prefloop.db"), open_store(tmp_path / "prefloop.db")
+    ids = import_answers(store, [imported(kind="demonstration", candidates=[], value={"text": "a secret"})])
+    erase_answers(store, ids, "asked to")
+    with other.read() as reading:
+        assert reading.scalar(sa.text("SELECT count(*) FROM answers")) == 1
+        with pytest.raises(RunError, match="stop the programs that read it, then erase again"):
+            scrub(store)
+    scrub(store)
+    store.close()
+    other.close()
 
 
 @pytest.mark.parametrize(

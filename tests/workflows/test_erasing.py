@@ -36,6 +36,11 @@ def bytes_of(place: Workspace) -> bytes:
     return b"\n".join(path.read_bytes() for path in sorted(place.root.rglob("*")) if path.is_file())
 
 
+def stored_in(place: Workspace) -> bytes:
+    """The database and its write-ahead log."""
+    return b"\n".join(path.read_bytes() for path in sorted(place.root.glob("prefloop.db*")))
+
+
 def ask_and_answer(store: Store, n: int = 1) -> tuple[str, list[str]]:
     """Somebody writes demonstrations, one of them secret, and prefers a completion. Returns who, and the prompts."""
     who = add_person(store, "Ada Lovelace of Marylebone", roles=["annotator"])
@@ -74,7 +79,7 @@ def test_somebody_is_erased_with_all_they_said(place: Workspace) -> None:
     (place.root / "mine.txt").write_text(f"my notes: {SECRET}")
     prefloop.backup(place.root.parent / "copy", workspace=place)
     assert out.rows == 3
-    assert IN_JSON in (place.root / "prefloop.db").read_bytes()
+    assert IN_JSON in stored_in(place)
     head = prefloop.export_head(workspace=place)
 
     done = prefloop.erase(who, workspace=place)
@@ -93,7 +98,7 @@ def test_somebody_is_erased_with_all_they_said(place: Workspace) -> None:
     (place.root / "mine.txt").unlink()
     for gone in (SECRET.encode(), json.dumps(SECRET)[1:-1].encode(), IN_JSON, b"Ada Lovelace", b"the heron"):
         assert gone not in bytes_of(place)
-    assert b"kept as it is" in (place.root / "prefloop.db").read_bytes()
+    assert b"kept as it is" in stored_in(place)
     assert not out.out.exists()
     assert (place.root / "rejects" / "x.rejects.jsonl").read_text() == '{"row": 1}\n'
 
@@ -186,7 +191,7 @@ def test_an_erasure_that_was_interrupted_is_done_again(place: Workspace, monkeyp
     monkeypatch.setattr(erasing._Sweep, "_descendants", killed)
     with pytest.raises(KeyboardInterrupt):
         prefloop.erase(who, workspace=place)
-    assert IN_JSON in (place.root / "prefloop.db").read_bytes()  # the store goes last
+    assert IN_JSON in stored_in(place)  # the store goes last
     monkeypatch.undo()
     done = prefloop.erase(who, workspace=place)
     assert [one["hash"] for one in done["models"]] == [model.hash]
