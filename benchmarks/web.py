@@ -121,6 +121,14 @@ def started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     raise SystemExit(f"the server did not start (exit code {process.wait()})")
 
 
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Stop the server."""
+    process.terminate()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
 async def _drive(port: int, tokens: list[str], seconds: float) -> list[Client]:
     clients = [Client(port, token) for token in tokens]
     for client in clients:
@@ -129,6 +137,7 @@ async def _drive(port: int, tokens: list[str], seconds: float) -> list[Client]:
     await asyncio.gather(*(client.work(until) for client in clients))
     for client in clients:
         client.writer.close()
+        await client.writer.wait_closed()
     return clients
 
 
@@ -142,8 +151,7 @@ def cycles(folder: Path, clients: int, seconds: float, questions: int) -> dict[s
         done = uvloop.run(_drive(port, tokens, seconds))
         took = time.perf_counter() - begun
     finally:
-        process.terminate()
-        process.wait()
+        ended(process)
     every = sorted(one for client in done for one in client.requests)
     count = sum(len(client.cycles) for client in done)
     return {
@@ -224,8 +232,8 @@ def pages(folder: Path, questions: int) -> dict[str, dict[str, float | None]]:
     known = answered(folder, questions)
     process, port = started(folder)
     found: dict[str, dict[str, float | None]] = {"report_seconds": {"once": float(known["report_seconds"])}}
+    connection = http.client.HTTPConnection("127.0.0.1", port)
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
         for route in page_routes():
             path = route.format(**known)
             times = []
@@ -248,8 +256,8 @@ def pages(folder: Path, questions: int) -> dict[str, dict[str, float | None]]:
                 "processor": each,
             }
     finally:
-        process.terminate()
-        process.wait()
+        connection.close()
+        ended(process)
     return found
 
 
