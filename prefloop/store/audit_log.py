@@ -31,7 +31,7 @@ from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
 from prefloop.records import canonical_json, content_hash
-from prefloop.store.database import Row, Store, in_answer_order
+from prefloop.store.database import ForRows, Row, Store, in_answer_order
 from prefloop.store.tables import EPOCH, answers, events, guidelines, roles, rulings, tombstones
 
 OPERATOR = "operator"
@@ -103,7 +103,7 @@ def append_many(connection: Connection, entries: Sequence[Entry]) -> None:
         row = {"number": last, "at": now, **entry._asdict(), "previous": previous}
         previous = row["hash"] = event_hash(row)
         rows.append(row)
-    connection.execute(_ADD_EVENT, rows)
+    _ADD_EVENTS(connection, rows)
 
 
 def event_hash(row: Mapping[str, Any]) -> str:
@@ -343,7 +343,7 @@ def buried_subjects(connection: Connection, subject: str) -> set[str]:
 
 
 _NEWEST = sa.select(events.c.number, events.c.hash).order_by(events.c.number.desc()).limit(1)
-_ADD_EVENT = sa.insert(events)
+_ADD_EVENTS = ForRows(sa.insert(events))
 
 
 def _newest(connection: Connection) -> tuple[int, str]:

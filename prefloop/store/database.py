@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Dialect, Engine, make_url
 
 from prefloop.errors import InputError, PrefloopError, RunError
 from prefloop.store.sqlite import sqlite3
@@ -145,6 +145,52 @@ def insert_new(connection: Connection, table: sa.Table, rows: list[dict[str, Any
     if rows:
         make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         connection.execute(make(table).on_conflict_do_nothing(), rows)
+
+
+class ForRows:
+    """An INSERT or UPDATE that is done for many rows: put into words once for each database and set of columns.
+
+    Does what `connection.execute(statement, rows)` does, which goes through the whole statement again for each row.
+    """
+
+    def __init__(self, statement: sa.Insert | sa.Update) -> None:
+        self.statement = statement
+        self._made: dict[tuple[str, ...], _Words] = {}
+
+    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rows have the same keys; where there is no row there is nothing to do."""
+        if rows:
+            key = (connection.dialect.name, *rows[0])
+            if key not in self._made:
+                self._made[key] = _Words(self.statement, connection.dialect, rows[0])
+            words = self._made[key]
+            connection.exec_driver_sql(words.text, [words.values(row) for row in rows])
+
+
+class _Words:
+    """A statement as a database's driver takes it, and its values."""
+
+    def __init__(self, statement: sa.Insert | sa.Update, dialect: Dialect, names: Collection[str]) -> None:
+        columns = [name for name in names if name in statement.table.c]
+        compiled = statement.compile(dialect=dialect, column_keys=columns)
+        self.text = str(compiled)
+        self.order = compiled.positiontup
+        """The names of the values, for a driver that takes them by place."""
+        self.processors = {
+            name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in compiled.binds.items()
+        }
+        self.always = self._processed({n: bind.effective_value for n, bind in compiled.binds.items() if n not in names})
+        """Values that stand in the statement itself."""
+
+    def values(self, row: Mapping[str, Any]) -> Any:
+        """Of one row, as the driver takes them."""
+        given = self.always | self._processed(row)
+        return given if self.order is None else tuple([given[name] for name in self.order])
+
+    def _processed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: value if (process := self.processors[name]) is None else process(value) for name, value in row.items()
+        }
 
 
 def any_of(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:

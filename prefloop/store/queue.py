@@ -27,7 +27,7 @@ from prefloop.records import Messages
 from prefloop.store.annotators import existing_annotators, lock_annotators, no_annotator
 from prefloop.store.asking import REPEAT_AFTER, draw, read_options
 from prefloop.store.consents import QuizDue, owing_quiz
-from prefloop.store.database import Row, Store, any_of
+from prefloop.store.database import ForRows, Row, Store, any_of
 from prefloop.store.feedback import candidates_of
 from prefloop.store.tables import answers, audiences, guidelines, leases, prompts, questions, refusals, roles, slots
 from prefloop.store.tables import gold as gold_table
@@ -148,8 +148,8 @@ _SHOW_QUESTIONS = (
     .where(any_of(questions.c.id, "ids"))
 )
 _ANY_GOLD = sa.select(gold_table.c.question_id).limit(1)
-_ADD_LEASE = sa.insert(leases)
-_HOLD_SLOT = (
+_ADD_LEASES = ForRows(sa.insert(leases))
+_HOLD_SLOTS = ForRows(
     sa.update(slots)
     .where(slots.c.id == sa.bindparam("of_slot"))
     .values(annotator_id=sa.bindparam("to_annotator"), expires_at=sa.bindparam("until"), token=sa.bindparam("to_token"))
@@ -402,19 +402,13 @@ _DUE_REPEATS = _due_repeats_query()
 
 
 def _hold(connection: Connection, claims: Sequence[_Claim]) -> None:
-    if claims:
-        connection.execute(
-            _HOLD_SLOT,
-            [
-                {
-                    "of_slot": one.slot.id,
-                    "to_annotator": one.annotator,
-                    "until": one.expires_at,
-                    "to_token": one.token,
-                }
-                for one in claims
-            ],
-        )
+    _HOLD_SLOTS(
+        connection,
+        [
+            {"of_slot": one.slot.id, "to_annotator": one.annotator, "until": one.expires_at, "to_token": one.token}
+            for one in claims
+        ],
+    )
 
 
 def _tell(connection: Connection, claims: Sequence[_Claim], now: datetime) -> dict[str, Lease]:
@@ -455,8 +449,7 @@ def _tell(connection: Connection, claims: Sequence[_Claim], now: datetime) -> di
                 "repeat_of": one.slot.repeat_of,
             }
         )
-    if rows:
-        connection.execute(_ADD_LEASE, rows)
+    _ADD_LEASES(connection, rows)
     return result
 
 

@@ -21,7 +21,7 @@ from prefloop.errors import InputError, PrefloopError
 from prefloop.store.annotators import lock_annotators
 from prefloop.store.asking import FIRST_REPEAT, OverlapPolicy, open_repeats, settle
 from prefloop.store.audit_log import answer_entries, append_many, commitment
-from prefloop.store.database import Row, Store, any_of, in_answer_order, insert_new
+from prefloop.store.database import ForRows, Row, Store, any_of, in_answer_order, insert_new
 from prefloop.store.feedback import check_seconds, new_answer_row
 from prefloop.store.tables import answers, leases, questions, slots
 from prefloop.store.values import check_storable, in_chunks, validate_value
@@ -126,11 +126,11 @@ _WHAT_WAS_SAID = (
     .order_by(answers.c.ordinal.desc())
 )
 _BY_KEY = sa.select(answers).where(any_of(answers.c.idempotency_key, "keys"), any_of(answers.c.annotator_id, "people"))
-_ADD_ANSWER = sa.insert(answers)
-_USE_LEASE = (
+_ADD_ANSWERS = ForRows(sa.insert(answers))
+_USE_LEASES = ForRows(
     sa.update(leases).where(leases.c.token == sa.bindparam("of_token")).values(answer_id=sa.bindparam("to_answer"))
 )
-_FILL_SLOT = (
+_FILL_SLOTS = ForRows(
     sa.update(slots)
     .where(slots.c.id == sa.bindparam("of_slot"))
     .values(
@@ -231,11 +231,10 @@ class _Desk:
         """Everything that was decided, in a few statements."""
         if not self.new_answers:
             return
-        self.connection.execute(_ADD_ANSWER, self.new_answers)
+        _ADD_ANSWERS(self.connection, self.new_answers)
         append_many(self.connection, answer_entries(self.new_answers))
-        self.connection.execute(_USE_LEASE, self.lease_changes)
-        if self.slot_changes:
-            self.connection.execute(_FILL_SLOT, self.slot_changes)
+        _USE_LEASES(self.connection, self.lease_changes)
+        _FILL_SLOTS(self.connection, self.slot_changes)
         if self.filled:
             self._follow(overlap)
 

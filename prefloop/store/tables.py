@@ -25,6 +25,7 @@ and rulings be neither changed nor deleted; the one exception is blanking a text
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,6 +53,7 @@ from sqlalchemy.engine import Dialect
 from prefloop.records import canonical_json
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 class Json(TypeDecorator[Any]):
@@ -60,11 +62,12 @@ class Json(TypeDecorator[Any]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else canonical_json(value)
+    # The processors themselves, where a `process_bind_param` would be called by one for each value.
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str | None]:
+        return lambda value: None if value is None else canonical_json(value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else json.loads(value)
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[str | None], Any]:
+        return lambda value: None if value is None else json.loads(value)
 
 
 class Time(TypeDecorator[datetime]):
@@ -73,11 +76,11 @@ class Time(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
-        return None if value is None else (value - EPOCH) // timedelta(microseconds=1)
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], int | None]:
+        return lambda value: None if value is None else (value - EPOCH) // MICROSECOND
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else EPOCH + timedelta(microseconds=value)
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[int | None], datetime | None]:
+        return lambda value: None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 metadata = MetaData(

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import alembic.autogenerate
@@ -23,10 +24,10 @@ from prefloop.errors import InputError, RunError
 from prefloop.store import database
 from prefloop.store.annotators import add_annotator, list_annotators
 from prefloop.store.counting import counts
-from prefloop.store.database import HEAD, WAL_IS_SAFE_FROM, Store, open_store
+from prefloop.store.database import HEAD, WAL_IS_SAFE_FROM, ForRows, Store, open_store
 from prefloop.store.feedback import add_prompts, import_answers
 from prefloop.store.sqlite import sqlite3
-from prefloop.store.tables import metadata
+from prefloop.store.tables import annotators, invitations, metadata
 
 HOLDER = """
 import sys, time
@@ -165,6 +166,40 @@ def test_wal_is_left_where_it_is_not_safe(tmp_path: Path, monkeypatch: pytest.Mo
     with store.read() as connection:
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "truncate"
     store.close()
+
+
+def test_many_rows_are_written_as_one_by_one(store: Store) -> None:
+    first, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+    people = [
+        {"id": f"person:{n}", "name": name, "kind": "person", "profile": profile, "created_at": first}
+        for n, (name, profile) in enumerate([("Ada", {"b": [1], "a": None}), ("Bo \u2713", None), ("%s %(id)s ?", {})])
+    ]
+    some = {
+        "purpose": "reset",
+        "role": "lead",
+        "annotator_id": None,
+        "created_by": "Ada",
+        "created_at": first,
+        "expires_at": later,
+    }
+    invited = [{"secret": name, **some, "used_at": None, "used_by": None} for name in "abc"]
+    use = ForRows(
+        sa.update(invitations)
+        .where(invitations.c.secret == sa.bindparam("which"))
+        .values(used_at=sa.bindparam("at"), used_by=sa.bindparam("who"), purpose="invitation")
+    )
+    with store.write() as connection:
+        connection.execute(sa.insert(annotators), people[:1])
+        ForRows(sa.insert(annotators))(connection, people[1:])
+        connection.execute(sa.insert(invitations), invited)
+        use(connection, [])
+        use(connection, [{"which": "b", "at": later, "who": "person:2"}, {"which": "c", "at": None, "who": None}])
+    with store.read() as connection:
+        found = [dict(row._mapping) for row in connection.execute(sa.select(annotators).order_by(annotators.c.id))]
+        used = [dict(row._mapping) for row in connection.execute(sa.select(invitations).order_by(invitations.c.secret))]
+    assert found == people
+    used_b = {"purpose": "invitation", "used_at": later, "used_by": "person:2"}
+    assert used == [invited[0], {**invited[1], **used_b}, {**invited[2], "purpose": "invitation"}]
 
 
 # --- one writer ---
