@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.rewards import interval
 from benchmarks.words import random_answer, write_policy
 
 TOPICS = ("bread", "wood", "paint")
@@ -136,9 +137,14 @@ def measured(policy: str, seed: int) -> dict[str, float]:
 
 
 def main(seeds: int, first: int) -> None:
+    runs = []
     for seed in range(first, first + seeds):
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(one_run(seed, Path(folder))), flush=True)
+            runs.append(one_run(seed, Path(folder)))
+        print(json.dumps(runs[-1]), flush=True)
+    print("helpfulness, share of the unconstrained", interval([run["of_unconstrained"] for run in runs]))
+    for name in ("alone", "constrained"):
+        print(f"unsafe answers, {name}", interval([run[name]["unsafe"] for run in runs]))
 
 
 if __name__ == "__main__":
