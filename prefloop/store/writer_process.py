@@ -6,6 +6,7 @@ they reach what one core does, less what passing the lock back and forth costs (
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import multiprocessing
@@ -62,6 +63,7 @@ class WriterProcess:
 
     def close(self) -> None:
         """End the process, which has nothing left to do. May be called again."""
+        atexit.unregister(self.close)
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -77,6 +79,7 @@ class WriterProcess:
         )
         process.start()
         theirs.close()
+        atexit.register(self.close)  # a program that forgets to close would wait for it for ever
         self._pipe, self._process = ours, process
 
 

@@ -105,20 +105,28 @@ if __name__ == "__main__":
     writer = Writer(open_store(sys.argv[1]), transact=process)
     writer.lease(LeaseRequest(annotator="nobody")).exception()
     print(process.pid, flush=True)
-    time.sleep(600)
+    time.sleep(float(sys.argv[2]))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9 on Windows")
 def test_it_ends_with_whoever_made_it(store_url: str, tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py"), store_url], stdout=subprocess.PIPE)
+    command = [sys.executable, str(tmp_path / "parent.py"), store_url, "600"]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     assert alive(child)
     parent.kill()
     parent.wait()
     parent.stdout.close()
+    until(lambda: not alive(child))
+
+
+def test_a_program_that_forgets_it_ends_all_the_same(store_url: str, tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, str(tmp_path / "parent.py"), store_url, "0"]
+    child = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
     until(lambda: not alive(child))
 
 
