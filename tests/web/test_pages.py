@@ -214,3 +214,12 @@ def test_progress_counts_and_days_add_up(app: FastAPI, desk_store: Store) -> Non
     assert (row.kind, row.questions, row.slots, row.done, row.leased) == ("approval", 3, 6, 3, 0)
     days = answers_per_day(desk_store)
     assert [n for _, n in days] == [0] * 29 + [3]
+
+
+def test_a_part_of_a_page_that_is_opened_alone_leads_to_the_whole(app: FastAPI, desk_store: Store) -> None:
+    client = browser(app, desk_store, person(desk_store, "lead", "lead"))
+    alone = client.get("/lead/progress?rate=15")
+    assert (alone.status_code, alone.headers["location"]) == (303, "/lead?rate=15")
+    part = client.get("/lead/progress?rate=15", headers={"hx-request": "true"})
+    assert part.status_code == 200
+    assert "<html" not in part.text

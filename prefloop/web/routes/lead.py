@@ -65,7 +65,9 @@ def overview(request: Request, who: ReaderPage, rate: Annotated[str, Query(max_l
 
 @router.get("/lead/progress")
 def progress_part(request: Request, who: ReaderPage, rate: Annotated[str, Query(max_length=12)] = "") -> Response:
-    """The part of the overview that renews itself."""
+    """The part of the overview that renews itself; who opens it alone is led to the whole."""
+    if "hx-request" not in request.headers:
+        return see(f"/lead?{request.url.query}" if request.url.query else "/lead")
     return page(request, "progress.html", **_progress(state_of(request), rate))
 
 
