@@ -58,14 +58,19 @@ def hh() -> list[Comparison]:
 
 
 def votes(file: Path) -> list[Comparison]:
-    """Pairs with the share of votes for the first (ties half), `n` votes, `ties` their share, `group` the topic."""
+    """Pairs with the share of votes for the first (ties half), `n` votes, `ties` their share, `group` the topic.
+
+    A pair that was shown in both orders is one pair.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for _, row in import_rows(file):
         if not isinstance(row, Reject) and row["chosen"].strip() != row["rejected"].strip():
-            found.setdefault(json.dumps([row["prompt"], row["chosen"], row["rejected"]]), []).append(row)
+            key = json.dumps([row["prompt"], *sorted([row["chosen"], row["rejected"]])])
+            found.setdefault(key, []).append(row)
     pairs = []
     for said in found.values():
-        labels = [row["label"] for row in said]
+        first = said[0]["chosen"]
+        labels = [row["label"] if row["chosen"] == first else 1 - row["label"] for row in said]
         pair = Comparison(
             prompt=as_messages(said[0]["prompt"]),
             chosen=said[0]["chosen"],

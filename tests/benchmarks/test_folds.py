@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from benchmarks import folds
 from benchmarks.folds import FOLDS, fold_of, summary
 from prefloop.records import Comparison, Message
 
@@ -12,9 +17,20 @@ def pair(group: str, chosen: str = "aaaa", rejected: str = "bbbb", **columns: ob
 
 
 def test_a_group_is_in_one_fold_and_every_fold_has_its_share() -> None:
-    folds = [fold_of(pair(str(i))) for i in range(2000)]
-    assert [fold_of(pair(str(i), "other")) for i in range(2000)] == folds
-    assert all(320 < folds.count(fold) < 480 for fold in range(FOLDS))
+    found = [fold_of(pair(str(i))) for i in range(2000)]
+    assert [fold_of(pair(str(i), "other")) for i in range(2000)] == found
+    assert all(320 < found.count(fold) < 480 for fold in range(FOLDS))
+
+
+def test_a_pair_that_was_shown_in_both_orders_is_one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(chosen: str, rejected: str, label: float) -> dict[str, object]:
+        return {"prompt": "p?", "topic": "t", "chosen": chosen, "rejected": rejected, "label": label}
+
+    said = [row("a", "b", 1.0), row("b", "a", 1.0), row("b", "a", 0.0), row("a", "b", 0.5), row("c", "b", 0.0)]
+    monkeypatch.setattr(folds, "import_rows", lambda file: enumerate(said))
+    one, other = folds.votes(Path("crowd"))
+    assert (one.chosen, one.rejected, one.label, one.columns["n"]) == ("a", "b", (1 + 0 + 1 + 0.5) / 4, 4)
+    assert (other.chosen, other.label, other.columns["n"], other.columns["ties"]) == ("c", 0.0, 1, 0.0)
 
 
 def test_the_summary_by_hand() -> None:
