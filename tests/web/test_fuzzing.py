@@ -62,7 +62,8 @@ def test_made_up_requests_are_no_5xx(app: FastAPI, client: TestClient) -> None:
 def test_twenty_thousand_made_up_requests_are_no_5xx(desk_store: Store) -> None:
     questions_of(desk_store, n=2000, kind="comparison")
     app = create_app(desk_store)
-    seen = tried(app, machine(app, desk_store, "admin"), CASES)
+    # A third more: an operation without parameters has one request only, and cannot have its share of them.
+    seen = tried(app, machine(app, desk_store, "admin"), CASES * 4 // 3)
     app.state.prefloop.close()
     print(seen)
-    assert sum(seen.values()) > CASES / 2
+    assert sum(seen.values()) >= CASES
