@@ -20,6 +20,14 @@ from prefloop.store.feedback import add_completions, add_guideline, add_prompts,
 from prefloop.store.queue import Lease, lease
 from prefloop.store.submissions import Submission, submit
 
+
+@pytest.fixture(autouse=True)
+def same_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People's ids are drawn, and who is asked gold follows from them: one world of the many, the same each time."""
+    draw = Random(0)
+    monkeypatch.setattr("secrets.token_hex", lambda n: draw.randbytes(n).hex())
+
+
 GOOD, POOR = "This is the better answer", "This is the poorer answer"
 
 
