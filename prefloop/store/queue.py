@@ -278,7 +278,6 @@ def _free_slots(connection: Connection, request: LeaseRequest, limit: int, now: 
 @functools.cache
 def _free_slots_query(some_kinds: bool, gold: bool) -> sa.Select[Any]:
     who: sa.BindParameter[str] = sa.bindparam("who", type_=sa.String)
-    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
     other = slots.alias("other")
     # One look into an index for each free slot. Written as NOT EXISTS, PostgreSQL would join whole tables instead, and
     # before its statistics know their size it takes seconds to do so.
@@ -289,7 +288,7 @@ def _free_slots_query(some_kinds: bool, gold: bool) -> sa.Select[Any]:
         other.c.question_id == slots.c.question_id,
         other.c.annotator_id == who,
         other.c.answer_id.is_(None),
-        other.c.expires_at > moment,
+        other.c.expires_at > _moment(),
     )
     invited = sa.select(audiences.c.member).where(
         audiences.c.question_id == slots.c.question_id,
@@ -301,36 +300,26 @@ def _free_slots_query(some_kinds: bool, gold: bool) -> sa.Select[Any]:
     refuses = sa.select(refusals.c.tag).where(
         refusals.c.annotator_id == who, sa.or_(refusals.c.tag == slots.c.sensitive, refusals.c.tag == "*")
     )
-    query = (
-        sa.select(slots)
-        .where(
-            slots.c.answer_id.is_(None),
-            slots.c.gold.is_(gold),
-            slots.c.reserved_for.is_(None),
-            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
-            sa.or_(slots.c.restricted.is_(False), invited.limit(1).scalar_subquery().is_not(None)),
-            sa.or_(slots.c.sensitive.is_(None), refuses.limit(1).scalar_subquery().is_(None)),
-            answered.limit(1).scalar_subquery().is_(None),
-            holds.limit(1).scalar_subquery().is_(None),
-        )
-        .order_by(slots.c.priority, slots.c.n, slots.c.id)
-        .limit(sa.bindparam("most", type_=sa.Integer))
-        .with_for_update(skip_locked=True, of=slots)
+    query = _open_slots(gold).where(
+        sa.or_(slots.c.restricted.is_(False), invited.limit(1).scalar_subquery().is_not(None)),
+        sa.or_(slots.c.sensitive.is_(None), refuses.limit(1).scalar_subquery().is_(None)),
+        answered.limit(1).scalar_subquery().is_(None),
+        holds.limit(1).scalar_subquery().is_(None),
     )
     if gold:  # few, so they are looked up one by one: by the flag, SQLite would look through every open slot
         query = query.where(slots.c.question_id.in_(sa.select(gold_table.c.question_id)))
     return query.where(slots.c.kind.in_(sa.bindparam("some_kinds", expanding=True))) if some_kinds else query
 
 
-def _next_slots_query() -> sa.Select[Any]:
-    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
+def _open_slots(gold: bool) -> sa.Select[Any]:
+    """The `most` next slots that nobody has answered or holds at the `moment`, in the queue's order, locked."""
     return (
         sa.select(slots)
         .where(
             slots.c.answer_id.is_(None),
-            slots.c.gold.is_(False),
+            slots.c.gold.is_(gold),
             slots.c.reserved_for.is_(None),
-            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
+            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= _moment()),
         )
         .order_by(slots.c.priority, slots.c.n, slots.c.id)
         .limit(sa.bindparam("most", type_=sa.Integer))
@@ -338,8 +327,11 @@ def _next_slots_query() -> sa.Select[Any]:
     )
 
 
+def _moment() -> sa.BindParameter[datetime]:
+    return sa.bindparam("moment", type_=slots.c.expires_at.type)
+
+
 def _who_has_query() -> sa.CompoundSelect[Any]:
-    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
     return sa.union_all(
         sa.select(answers.c.question_id, answers.c.annotator_id).where(
             any_of(answers.c.question_id, "ids"), any_of(answers.c.annotator_id, "people")
@@ -348,12 +340,12 @@ def _who_has_query() -> sa.CompoundSelect[Any]:
             slots.c.answer_id.is_(None),
             any_of(slots.c.annotator_id, "people"),
             any_of(slots.c.question_id, "ids"),
-            slots.c.expires_at > moment,
+            slots.c.expires_at > _moment(),
         ),
     )
 
 
-_NEXT_SLOTS = _next_slots_query()
+_NEXT_SLOTS = _open_slots(gold=False)
 _WHO_HAS = _who_has_query()
 
 
@@ -368,7 +360,6 @@ def _due_repeats(connection: Connection, people: Sequence[str], now: datetime) -
 
 def _due_repeats_query() -> sa.Select[Any]:
     since, late = answers.alias("since"), answers.alias("late")
-    moment: sa.BindParameter[datetime] = sa.bindparam("moment", type_=slots.c.expires_at.type)
     later = (
         sa.select(since.c.id)
         .where(since.c.annotator_id == slots.c.reserved_for, since.c.number > answers.c.number)
@@ -388,7 +379,7 @@ def _due_repeats_query() -> sa.Select[Any]:
         .where(
             slots.c.answer_id.is_(None),
             slots.c.reserved_for.in_(sa.bindparam("people", expanding=True)),
-            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= moment),
+            sa.or_(slots.c.expires_at.is_(None), slots.c.expires_at <= _moment()),
             answers.c.value.is_not(None),
             ~looked.correlate(slots),
             sa.select(sa.func.count()).select_from(later).scalar_subquery() >= REPEAT_AFTER,
