@@ -141,15 +141,29 @@ async def _drive(port: int, tokens: list[str], seconds: float) -> list[Client]:
     return clients
 
 
+def _processor_time() -> list[int]:
+    """What all processors together did since the machine started, by kind (proc(5), /proc/stat); nothing elsewhere."""
+    file = Path("/proc/stat")
+    return [int(n) for n in file.read_text().split("\n", 1)[0].split()[1:9]] if file.is_file() else []
+
+
+def _stolen(before: list[int], after: list[int]) -> float | None:
+    """Share of the processors' time that a virtual machine's host gave to others; None where nobody counts it."""
+    spent = [b - a for a, b in zip(before, after, strict=True)]
+    return round(spent[7] / max(sum(spent), 1), 3) if spent else None
+
+
 def cycles(folder: Path, clients: int, seconds: float, questions: int) -> dict[str, Any]:
     """Lease+answer cycles per second, and the time of a request."""
     tokens, _ = prepared(folder, clients, questions)
     process, port = started(folder)
     try:
         uvloop.run(_drive(port, tokens[:2], 1.0))  # warm
+        before = _processor_time()
         begun = time.perf_counter()
         done = uvloop.run(_drive(port, tokens, seconds))
         took = time.perf_counter() - begun
+        after = _processor_time()
     finally:
         ended(process)
     every = sorted(one for client in done for one in client.requests)
@@ -159,6 +173,7 @@ def cycles(folder: Path, clients: int, seconds: float, questions: int) -> dict[s
         "seconds": round(took, 2),
         "cycles": count,
         "cycles_per_second": round(count / took, 1),
+        "stolen": _stolen(before, after),
         "request_p50_ms": round(1000 * statistics.median(every), 1),
         "request_p95_ms": round(1000 * every[int(0.95 * len(every))], 1),
         "request_max_ms": round(1000 * every[-1], 1),

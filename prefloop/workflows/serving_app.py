@@ -6,6 +6,7 @@ import contextlib
 import gc
 import re
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ DEFAULT_PORT = 8700
 BACKLOG = 2048
 GRACE_SECONDS = 10
 """How long a stopping server waits for answers that are on their way."""
+TURN_SECONDS = 0.0005
+"""How long a thread keeps the interpreter's lock while another wants it. The usual 5 ms keep the writer's thread from
+its results, and so the writer's process from its next requests (docs/LOG.md)."""
 
 
 def serve(
@@ -76,10 +80,16 @@ def serve(
             limit_concurrency=2000,
             h11_max_incomplete_event_size=64 * 1024,
         )
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes the signal on once all is put away
+        before = sys.getswitchinterval()
+        try:
             gc.collect()
             gc.freeze()  # the modules and the routes stay: what looks for garbage need not go through them
+            sys.setswitchinterval(TURN_SECONDS)
             uvicorn.Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:
+            pass  # uvicorn passes the signal on once all is put away
+        finally:
+            sys.setswitchinterval(before)
         log("stopped; everything that was acknowledged is stored")
 
 
