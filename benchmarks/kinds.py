@@ -5,8 +5,9 @@ usage: PREFLOOP_DATA=../shared/data python -m benchmarks.kinds linear|model [RUN
 RUN.yaml is runs/folds.yaml and OUT kinds-model where they are not given; a run that was stopped goes on.
 
 UKPConvArg1 has five votes on each of 14,547 pairs of arguments. No public data have answers of several kinds about the
-same texts, so the kinds are made of these votes, VOTES of them for each reward, of which in the mixture each kind has a
-quarter. What people say who are asked for a rating may be another matter.
+same texts, so the kinds are made of these votes, VOTES of them for each reward. In the mixture each kind has a quarter
+of them; in "all kinds" each has as many as alone, as for somebody who has all this feedback and asks whether to use it
+all. What people say who are asked for a rating may be another matter.
 
 | kind | made of | votes |
 |---|---|---|
@@ -44,6 +45,7 @@ from prefloop.records import Comparison, prompt_id
 
 VOTES = 6000
 KINDS = ("comparison", "approval", "rating", "ranking")
+TOGETHER = ("mixture", "all kinds")
 Row = dict[str, Any]
 Scorer = Callable[[str, int, Sequence[Row], Sequence[Comparison]], np.ndarray]
 """(kind, fold, rows to learn from, test pairs) -> score of the first less that of the second."""
@@ -204,7 +206,8 @@ def model(
     from prefloop.rewards.learned import LearnedReward
     from prefloop.workflows.training import train
 
-    file, out = folder / f"{kind}-{fold}.jsonl", folder / f"{kind}-{fold}"
+    name = f"{kind.replace(' ', '-')}-{fold}"
+    file, out = folder / f"{name}.jsonl", folder / name
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     made = train("reward_model", run, data=file, out=out, overrides={"max_dropped": 0.1}, resume=True)
     print(f"{kind}, fold {fold}: {len(rows)} rows, {made['seconds']} s", flush=True)
@@ -215,8 +218,8 @@ def model(
 
 
 def measured(pairs: Sequence[Comparison], scorer: Scorer, votes: int = VOTES, folds: int = FOLDS) -> list[str]:
-    """Accuracy of each kind and of the mixture, and the paired differences; intervals over topics."""
-    right: dict[str, list[float]] = {name: [] for name in (*KINDS, "mixture")}
+    """Accuracy of each kind, of the mixture and of all kinds, and the paired differences; intervals over topics."""
+    right: dict[str, list[float]] = {name: [] for name in (*KINDS, *TOGETHER)}
     topics: list[str] = []
     for fold in range(folds):
         learn = [pair for pair in pairs if fold_of(pair) != fold]
@@ -224,13 +227,15 @@ def measured(pairs: Sequence[Comparison], scorer: Scorer, votes: int = VOTES, fo
         topics += [pair.columns["group"] for pair in test]
         sign = np.array([1.0 if pair.label > 0.5 else -1.0 for pair in test])
         for name, values in right.items():
-            parts = KINDS if name == "mixture" else (name,)
-            rows = [row for kind in parts for row in answers(learn, kind, votes // len(parts), fold)]
+            parts = KINDS if name in TOGETHER else (name,)
+            each = votes // len(KINDS) if name == "mixture" else votes
+            rows = [row for kind in parts for row in answers(learn, kind, each, fold)]
             values += ((np.sign(scorer(name, fold, rows, test) * sign) + 1) / 2).tolist()
     lines = [f"{name}: {interval(share_interval(values, topics).as_dict())}" for name, values in right.items()]
-    for kind in KINDS:
-        difference = np.subtract(right["mixture"], right[kind])
-        lines.append(f"mixture - {kind}: {interval(mean_interval(difference, topics).as_dict())}")
+    for together in TOGETHER:
+        for kind in KINDS:
+            difference = np.subtract(right[together], right[kind])
+            lines.append(f"{together} - {kind}: {interval(mean_interval(difference, topics).as_dict())}")
     return lines
 
 

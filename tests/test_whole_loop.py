@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from prefloop.artifacts.folder import list_artifacts, read_artifact
+from prefloop.errors import InputError
 from prefloop.workflows import demo as workflow
+from prefloop.workflows.data import init
 from prefloop.workflows.lineage import lineage
+from prefloop.workflows.loop import loop
 from prefloop.workflows.places import store_of, workspace_at
 
 
@@ -26,6 +29,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "DPO", {**workflow.DPO, "epochs": 1})
     few = {"steps": 1, "batch_size": 8, "minibatches": 1, "max_new_tokens": 24}
     monkeypatch.setattr(workflow, "PPO", {**workflow.PPO, **few})
+
+
+def test_a_guard_needs_a_run_to_watch(tmp_path: Path) -> None:
+    init(tmp_path)
+    (tmp_path / "loop.yaml").write_text("method: dpo\nguard: {every: 2}\n", encoding="utf-8")
+    with pytest.raises(InputError, match="leave guard out"):
+        loop(tmp_path / "loop.yaml", rounds=1, workspace=tmp_path)
 
 
 def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Path, small: None) -> None:
@@ -66,7 +76,16 @@ def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Pa
 
         assert len(answers_by_ids(store, traced["answers"])) == len(traced["answers"])
 
+    watched = read_artifact(Path(result["policies"]["round2"]))
+    guard = next(a for a in list_artifacts(place.artifacts, "reward_model") if a.name == "guard-2")
+    assert guard.hash in watched.parents
+    looks = json.loads((watched.path / "guard.json").read_text(encoding="utf-8"))["looks"]
+    assert [look["step"] for look in looks] == [0, 1]
+    heads = json.loads((guard.path / "config.json").read_text(encoding="utf-8"))["prefloop_heads"]
+    assert [name for name in heads if name.startswith("member")], heads
+
     page = Path(result["report"]).read_text(encoding="utf-8")
+    assert "Was the reward fooled?" in page
     assert "These people are simulated" in page
     assert "<script" not in page
 

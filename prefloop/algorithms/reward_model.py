@@ -77,6 +77,9 @@ class RewardModelConfig:
     criteria: list[str] = field(default_factory=list)
     """Criteria that get a score of their own, a head on the same trunk; ratings and comparisons of others are about
     the score itself."""
+    learn_from: Literal["train", "held_out"] = "train"
+    """held_out learns from the rows that other runs hold out, and is measured on as many of theirs: a guard's reward
+    model, which must have seen other answers than the one that a policy is trained on."""
     members: PositiveInt = 1
     """Heads that form an ensemble: each is drawn anew and sees a bootstrap of the rows; their mean is the score."""
     meta: MetaSettings | None = None
@@ -102,6 +105,8 @@ class RewardModel:
         self.template = Template(self.tokenizer)
         reading = Reading(run, inputs, self.template)
         self.train_rows, self.eval_rows = reading.feedback(feedback_rows)
+        if config.learn_from == "held_out":
+            self.train_rows, self.eval_rows = self.eval_rows, self.train_rows[: len(self.eval_rows)]
         scorer = trained_reward_model(inputs.policy, s, self.template.pad_id)
         self.head = ScoreHead(scorer, run.log)
         stored = base_of(scorer).config

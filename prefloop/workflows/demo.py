@@ -31,7 +31,7 @@ from prefloop.version import __version__
 from prefloop.workflows.data import init, label, snapshot
 from prefloop.workflows.evaluating import compare_answers, divergence, gold
 from prefloop.workflows.loop import LoopConfig, one_round
-from prefloop.workflows.report import _source as snapshot_source
+from prefloop.workflows.report import GUARD_FILE, snapshot_source
 from prefloop.workflows.rewards import average
 from prefloop.workflows.sampling import sample
 from prefloop.workflows.stages import Stages
@@ -41,7 +41,9 @@ PEOPLE = "simulated:panel"
 CONSENSUS = "majority"
 """Every vote alike: the simulated people's biases are the demonstration's, and a finding would only name them."""
 DEMONSTRATIONS = 600
-PROMPTS_PER_ROUND = 340
+PROMPTS_PER_ROUND = 350
+TEST_SHARE = 0.15
+"""Of a round's prompts: their answers measure and calibrate its reward model, and the guard's learns from them."""
 FRESH = 450
 ANSWER_TOKENS = 112
 """Longest completion in the demonstration: a letter or a small function with a sentence about it fits."""
@@ -51,13 +53,18 @@ SFT: dict[str, Any] = {
     "eval_every": 18, "keep_best": True, "patience": 1,
 }  # fmt: skip
 """Until the held-out loss no longer falls; the weights of its minimum are kept."""
-REWARD_MODEL: dict[str, Any] = {"lr": 3e-4, "epochs": 2, "batch_size": 32, "max_length": 192, "warmup": 5}
+REWARD_MODEL: dict[str, Any] = {
+    "lr": 3e-4, "epochs": 2, "batch_size": 32, "max_length": 192, "warmup": 5, "members": 3,
+}  # fmt: skip
+"""Three heads, each on its own bootstrap of the answers; the reward is their mean."""
 PPO: dict[str, Any] = {
     "lr": 7e-5, "steps": 8, "batch_size": 128, "rollout_epochs": 1, "minibatches": 4, "beta": 0.25, "max_length": 192,
     "max_new_tokens": ANSWER_TOKENS, "missing_eos_score": -3.0, "schedule": "constant",
 }  # fmt: skip
 """With beta 0.25 a nat of KL costs a quarter of a standard deviation of the reward: enough to add what people miss in
 an answer, too dear for an answer to something else that the reward model happens to like."""
+GUARD: dict[str, Any] = {"every": 4, "prompts": 48}
+"""Of the second round, when it can learn from the held-out answers of both."""
 TRAINED = ("round1", "round2", "dpo", "policy")
 DPO: dict[str, Any] = {
     "lr": 1.5e-4, "epochs": 1, "batch_size": 32, "beta": 0.1, "nll": 1.0, "max_length": 192, "warmup": 5,
@@ -82,8 +89,14 @@ def demo(
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     place = init(_folder(directory))
     say(f"the demo works in {place.root}; every answer in it is a simulated person's")
-    sizes = {"demonstrations": DEMONSTRATIONS, "prompts_per_round": PROMPTS_PER_ROUND, "fresh": FRESH}
-    settings = {"seed": seed, **sizes, "sft": SFT, "reward_model": REWARD_MODEL, "ppo": PPO, "dpo": DPO}
+    sizes = {
+        "demonstrations": DEMONSTRATIONS,
+        "prompts_per_round": PROMPTS_PER_ROUND,
+        "test_share": TEST_SHARE,
+        "fresh": FRESH,
+    }
+    methods = {"sft": SFT, "reward_model": REWARD_MODEL, "ppo": PPO, "guard": GUARD, "dpo": DPO}
+    settings = {"seed": seed, **sizes, **methods}
     stages = Stages(place.artifacts / ".runs" / "demo" / "stages.json", settings, say)
 
     tasks = task_prompts(DEMONSTRATIONS + 2 * PROMPTS_PER_ROUND, seed)
@@ -118,13 +131,14 @@ def demo(
         max_new_tokens=ANSWER_TOKENS,
         by=PEOPLE,
         consensus=CONSENSUS,
+        test_share=TEST_SHARE,
         seed=seed,
         reward_model=REWARD_MODEL,
         train=PPO,
     )
     first = one_round(config, 1, sft, asked, place, stages, say)
     dpo = stages.do("DPO on the same snapshot", lambda: trained("dpo", "dpo", sft, first["snapshot"], DPO)["artifact"])
-    second = one_round(config, 2, first["policy"], asked, place, stages, say)
+    second = one_round(dataclasses.replace(config, guard=GUARD), 2, first["policy"], asked, place, stages, say)
     others = {"round1": first["policy"], "round2": second["policy"], "dpo": dpo}
     mean = stages.do(
         "average of the three policies' weights",
@@ -243,6 +257,7 @@ def _report_data(
             "ppo": ppo,
             "dpo": read_metrics(Path(policies["dpo"]) / "metrics.jsonl"),
         },
+        "guard": json.loads((Path(rounds[-1]["policy"]) / GUARD_FILE).read_text(encoding="utf-8")),
         "data": [snapshot_source(number, snapshot) for number, snapshot in enumerate(snapshots)],
         "people": [_person(PROFILES[name]) for name in PANEL],
         "lineage": lineage(place.artifacts, final),

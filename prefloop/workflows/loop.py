@@ -13,6 +13,7 @@ from prefloop.errors import InputError
 from prefloop.records import content_hash
 from prefloop.settings import as_dict, build, read_yaml
 from prefloop.store.feedback import answers
+from prefloop.training.run import Share
 from prefloop.workflows.data import label, snapshot
 from prefloop.workflows.evaluating import evaluate
 from prefloop.workflows.places import Place, store_of, workspace_at
@@ -43,6 +44,8 @@ class LoopConfig:
     """Who answers: `people` (the loop stops until they have), or `simulated:PROFILE`, `simulated:panel`."""
     consensus: str = "weighted"
     """How answers become labels: `weighted`, `majority` or `davidson`, as in `prefloop snapshot`."""
+    test_share: Share | None = None
+    """Share of the prompts that each round's snapshot holds out (default: the workspace's)."""
     method: Literal["ppo", "dpo"] = "ppo"
     """How the policy is trained."""
     seed: int = 0
@@ -51,6 +54,9 @@ class LoopConfig:
     """Settings of `train reward_model`."""
     train: dict[str, Any] = field(default_factory=dict)
     """Settings of `train` with the method."""
+    guard: dict[str, Any] | None = None
+    """Settings of the guard of `ppo`, such as {every: 4}: in each round a reward model of its own learns from the
+    held-out answers and watches the policy. Without it there is none."""
 
 
 def loop(
@@ -66,6 +72,10 @@ def loop(
     for people's answers. Raises InputError for wrong settings.
     """
     config = build(LoopConfig, read_yaml(run), str(run))
+    if config.guard is not None and config.method != "ppo":
+        raise InputError(
+            f"a guard watches an online run, which {config.method} is not: leave guard out, or method: ppo"
+        )
     place = workspace_at(workspace)
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     base = Path(run).resolve().parent
@@ -117,7 +127,13 @@ def one_round(
     frozen = stages.do(
         f"{name}: snapshot",
         lambda: str(
-            snapshot("comparisons", name=f"round-{number}", consensus=config.consensus, workspace=place).artifact.path
+            snapshot(
+                "comparisons",
+                name=f"round-{number}",
+                test_share=config.test_share,
+                consensus=config.consensus,
+                workspace=place,
+            ).artifact.path
         ),
     )
     rewarder = stages.do(
@@ -133,6 +149,13 @@ def one_round(
     settings = dict(config.train)
     if config.method == "ppo":
         settings |= {"reward_model": rewarder["artifact"], "reference": config.policy}
+    if config.guard is not None:
+        held_out = {**config.reward_model, "learn_from": "held_out", "seed": config.seed + 1}
+        watcher = stages.do(
+            f"{name}: the guard's reward model, from the held-out answers",
+            lambda: _train("reward_model", config, held_out, config.policy, frozen, f"guard-{number}", place, log),
+        )
+        settings |= {"guard": {"held_out": [watcher["artifact"]], **config.guard}}
     trained = stages.do(
         f"{name}: {config.method}",
         lambda: _train(config.method, config, settings, config.policy, frozen, f"policy-{number}", place, log),

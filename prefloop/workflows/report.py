@@ -15,7 +15,7 @@ from prefloop.workflows.places import Place, workspace_or_none
 
 DATA = "report.json"
 """In a report artifact: everything that its page was made from."""
-GUARD = "guard.json"
+GUARD_FILE = "guard.json"
 """In a policy that was trained under watch: what the guard saw."""
 
 
@@ -49,14 +49,14 @@ def report_data(place: Workspace | None, artifact: Artifact) -> dict[str, Any]:
         "seed": artifact.manifest.get("seeds", {}).get("seed"),
         "simulated": any(snapshot.manifest.get("simulated") for snapshot in snapshots),
         "training": _curves(chain),
-        "data": [_source(number, snapshot) for number, snapshot in enumerate(reversed(snapshots), 1)],
+        "data": [snapshot_source(number, snapshot) for number, snapshot in enumerate(reversed(snapshots), 1)],
         "lineage": lineage(root, artifact),
         "metrics": {name: value for name, value in artifact.manifest.get("metrics", {}).items() if _is_figure(value)},
         "settings": artifact.manifest.get("settings", {}),
         "seeds": artifact.manifest.get("seeds", {}),
         "versions": {"prefloop": artifact.manifest.get("code")},
     }
-    watched = artifact.path / GUARD
+    watched = artifact.path / GUARD_FILE
     if watched.is_file():
         data["guard"] = json.loads(watched.read_text(encoding="utf-8"))
     return data | _evaluations(root, artifact)
@@ -86,7 +86,7 @@ def _curves(chain: list[Artifact]) -> dict[str, list[dict[str, Any]]]:
     return curves
 
 
-def _source(number: int, snapshot: Artifact) -> dict[str, Any]:
+def snapshot_source(number: int, snapshot: Artifact) -> dict[str, Any]:
     """Where one snapshot's rows came from."""
     manifest = snapshot.manifest
     metrics, settings = manifest.get("metrics", {}), manifest.get("settings", {})

@@ -88,6 +88,21 @@ def test_what_can_be_separated_is(inputs: Path, tmp_path: Path) -> None:
     assert kept["gain"] > 0
 
 
+def test_one_learns_from_the_answers_that_another_holds_out(inputs: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {i}?", "chosen": "good", "rejected": "bad"} for i in range(60)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data": str(tmp_path / "pairs.jsonl"), "test_share": 0.25}
+    one, _ = build("reward_model", inputs, tmp_path / "one", **given)
+    other, _ = build("reward_model", inputs, tmp_path / "other", learn_from="held_out", **given)
+    seen, held_out = ({row.identity for row in side} for side in (one.train_rows, one.eval_rows))
+    assert seen
+    assert held_out
+    assert seen.isdisjoint(held_out)
+    assert {row.identity for row in other.train_rows} == held_out
+    assert {row.identity for row in other.eval_rows} < seen
+    assert len(other.eval_rows) == len(other.train_rows)
+
+
 def set_scores(algorithm: Any, monkeypatch: pytest.MonkeyPatch, chosen: list[float], rejected: list[float]) -> None:
     both = [[score] for pair in zip(chosen, rejected, strict=True) for score in pair]
     monkeypatch.setattr(type(algorithm), "scores", lambda self, texts: torch.tensor(both))
