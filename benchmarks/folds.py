@@ -50,11 +50,14 @@ MATCHED = 0.9
 
 
 def hh() -> list[Comparison]:
-    """Pairs with their `subset`, `group` being the conversation's first turn."""
-    return [
-        _grouped(pair, " ".join(pair.prompt[0]["content"].lower().split()))
-        for pair in load_comparisons(DATA / "hh_rlhf.jsonl.gz", max_dropped=0.2)[0]
-    ]
+    """Pairs with their `subset`, `group` being the conversation's first turn.
+
+    The subset is the criterion, too: which answer helps more is not the same question as which one harms more.
+    """
+    pairs = load_comparisons(DATA / "hh_rlhf.jsonl.gz", max_dropped=0.2)[0]
+    for pair in pairs:
+        pair.columns["criterion"] = pair.columns["subset"]
+    return [_grouped(pair, " ".join(pair.prompt[0]["content"].lower().split())) for pair in pairs]
 
 
 def votes(file: Path) -> list[Comparison]:
@@ -110,21 +113,27 @@ def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Pa
     out = folder / f"model-{fold}"
     made = train("reward_model", run, data=file, out=out, overrides={"max_dropped": 0.1}, resume=True)
     settings = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["settings"]
-    reward = LearnedReward(out, torch.float32, torch.device("cpu"), max_length=settings["max_length"])
-    prompts = [pair.prompt for pair in test]
-    scores = np.subtract(reward(prompts, [p.chosen for p in test]), reward(prompts, [p.rejected for p in test]))
+    cpu = torch.device("cpu")
+    reward = LearnedReward(out, torch.float32, cpu, max_length=settings["max_length"])
+    about = [pair.columns.get("criterion") for pair in test]
+    scores = np.zeros(len(test))
+    for criterion in dict.fromkeys(about):
+        at = [i for i, one in enumerate(about) if one == criterion]
+        asked, prompts = reward.asked(criterion), [test[i].prompt for i in at]
+        sides = (asked(prompts, [getattr(test[i], side) for i in at]) for side in ("chosen", "rejected"))
+        scores[at] = np.subtract(*sides)
     own, joint = tfidf_length_odds([pair for pair in learn if pair.label != 0.5], test)
     lengths = np.array([len(p.chosen) - len(p.rejected) for p in test], dtype=np.float64)
     kinds = {"reward model": scores, "TF-IDF + length": own, "TF-IDF + length, one for all": joint, "longer": lengths}
     sign = np.array([1.0 if pair.label > 0.5 else -1.0 for pair in test])
     right = {name: ((np.sign(values * sign) + 1) / 2).tolist() for name, values in kinds.items()}
-    named = [prompt_id(prompt) for prompt in prompts]
+    named = [prompt_id(pair.prompt) for pair in test]
     return {"fold": fold, "seconds": made["seconds"], "trained_on": len(learn), "prompts": named, "right": right}
 
 
 def _row(pair: Comparison) -> dict[str, Any]:
     known = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "label": pair.label}
-    kept = {name: pair.columns[name] for name in ("subset", "ties") if pair.columns.get(name) is not None}
+    kept = {name: pair.columns[name] for name in ("subset", "criterion", "ties") if pair.columns.get(name) is not None}
     return {**known, **kept}
 
 

@@ -25,6 +25,7 @@ from prefloop.artifacts.files import write_json
 from prefloop.datasets.collate import micro_batches
 from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated, feedback_rows, sample_groups
 from prefloop.datasets.rows import demonstration_rows
+from prefloop.errors import InputError
 from prefloop.functional.calibration import temperature
 from prefloop.functional.feedback import (
     MARGINS,
@@ -80,6 +81,9 @@ class RewardModelConfig:
     learn_from: Literal["train", "held_out"] = "train"
     """held_out learns from the rows that other runs hold out, and is measured on as many of theirs: a guard's reward
     model, which must have seen other answers than the one that a policy is trained on."""
+    freeze: bool = False
+    """Train the heads only, on the states that the model as it is has for each text (a linear probe): for a few
+    thousand answers, which a whole model learns by heart. Texts are read once, so more epochs cost next to nothing."""
     members: PositiveInt = 1
     """Heads that form an ensemble: each is drawn anew and sees a bootstrap of the rows; their mean is the score."""
     meta: MetaSettings | None = None
@@ -121,6 +125,9 @@ class RewardModel:
         self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
         if names:
             self.head.final.requires_grad_(False)  # it becomes the mean of the members
+        self.known: dict[tuple[int, ...], Tensor] = {}
+        if config.freeze:
+            self._read_once(scorer, run)
         self.samples: list[tuple[Encoded, ...]] = []
         if config.meta is not None:
             self.samples = sample_groups(_beside(config.meta.samples, inputs.base), self.template, reading.longest)
@@ -173,7 +180,7 @@ class RewardModel:
 
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n heads"]:
         """The scores of encoded texts, in one forward pass: the main one, then those of the further heads."""
-        states = self.head.states(texts)
+        states = self._states(texts)
         further = self.heads(states)
         main = further[:, list(self.members)].mean(dim=1) if self.members else self.head.score(states)
         return torch.cat([main[:, None], further], dim=1)
@@ -227,6 +234,32 @@ class RewardModel:
             normalised |= {"on": "the reference policy's samples", "before": was}
         write_json(folder / "normalisation.json", normalised)
         write_json(folder / "calibration.json", {"temperature": heat, "held_out_pairs": len(pairs) if fitted else 0})
+
+    # --- a model that stays as it is --------------------------------------------------------------------------------
+
+    def _states(self, texts: Sequence[Encoded]) -> Float[Tensor, "n d"]:
+        """What the heads read of each text."""
+        if self.known and all(tuple(text.ids) in self.known for text in texts):
+            return torch.stack([self.known[tuple(text.ids)] for text in texts]).to(self.device)
+        return self.head.states(texts)
+
+    @torch.no_grad()
+    def _read_once(self, scorer: nn.Module, run: Run) -> None:
+        """Keep the states of all texts; in the rows' order, so that a resumed run has the same bits."""
+        if run.settings.lora is not None:
+            raise InputError("freeze trains the heads alone, lora an adapter too: leave one of them out")
+        scorer.requires_grad_(False)
+        self.head.final.requires_grad_(True)
+        scorer.eval()
+        rows = [*self.train_rows, *self.eval_rows]
+        read = 0
+        for micro in micro_batches(range(len(rows)), lambda i: rows[i].length, run.settings.micro_batch_tokens):
+            texts = [text for i in micro for text in rows[i].texts]
+            for text, state in zip(texts, self.head.states(texts).cpu(), strict=True):
+                self.known[tuple(text.ids)] = state
+            if (read + len(micro)) * 10 // len(rows) > read * 10 // len(rows):
+                run.log(f"freeze: read {read + len(micro)} of {len(rows)} rows")
+            read += len(micro)
 
     # --- one likelihood per kind: (one value per row, what to log) -------------------------------------------------
 

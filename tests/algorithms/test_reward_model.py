@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prefloop.datasets.rows import encode_demonstration
+from prefloop.errors import InputError
 from prefloop.generation.policy import Policy
 from prefloop.records import Demonstration, Ledger, Message
 from prefloop.rewards.learned import LearnedReward
@@ -101,6 +103,40 @@ def test_one_learns_from_the_answers_that_another_holds_out(inputs: Path, tmp_pa
     assert {row.identity for row in other.train_rows} == held_out
     assert {row.identity for row in other.eval_rows} < seen
     assert len(other.eval_rows) == len(other.train_rows)
+
+
+def test_frozen_the_model_stays_and_its_heads_find_the_optimum(inputs: Path, tmp_path: Path) -> None:
+    """The loss is convex in a head: where its gradient vanishes there is nothing better."""
+    rows = [
+        {"prompt": f"Q {i}?", "chosen": f"good {i % 7}", "rejected": f"bad {i % 5}", "label": (i % 5 > 0) * 1.0}
+        for i in range(40)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data": str(tmp_path / "pairs.jsonl"), "test_share": 0.0, "freeze": True}
+    settings = {**given, "batch_size": 40, "epochs": 150, "lr": 0.1, "normalise": 0}
+    trained(inputs, tmp_path / "rm", **settings)
+    before, after = (
+        load_file(inputs / "policy" / "model.safetensors"),
+        load_file(tmp_path / "rm" / "model.safetensors"),
+    )
+    shared = [name for name in before if name in after]
+    assert len(shared) > 5
+    assert all(torch.equal(before[name].to(after[name].dtype), after[name]) for name in shared)
+
+    algorithm, _ = build("reward_model", inputs, tmp_path / "again", **given)
+    states = torch.stack([algorithm.known[tuple(t.ids)] for row in algorithm.train_rows for t in row.texts]).double()
+    differences = states[0::2] - states[1::2]
+    signs = torch.tensor([1.0 if row.said.label > 0.5 else -1.0 for row in algorithm.train_rows]).double()
+    weight = after["score.weight"][0].double()
+    missed = torch.sigmoid(-signs * (differences @ weight))
+    start = torch.full_like(missed, 0.5)
+    gradient, at_zero = (((m * signs)[:, None] * differences).mean(0).norm() for m in (missed, start))
+    assert gradient < 0.02 * at_zero
+
+
+def test_frozen_and_lora_are_two_wishes(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave one of them out"):
+        build("reward_model", inputs, tmp_path / "run", freeze=True, lora={"rank": 2})
 
 
 def set_scores(algorithm: Any, monkeypatch: pytest.MonkeyPatch, chosen: list[float], rejected: list[float]) -> None:
