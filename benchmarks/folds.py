@@ -119,9 +119,11 @@ def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Pa
     scores = np.zeros(len(test))
     for criterion in dict.fromkeys(about):
         at = [i for i, one in enumerate(about) if one == criterion]
-        asked, prompts = reward.asked(criterion), [test[i].prompt for i in at]
-        sides = (asked(prompts, [getattr(test[i], side) for i in at]) for side in ("chosen", "rejected"))
-        scores[at] = np.subtract(*sides)
+        sides = [[(prompt_id(test[i].prompt), getattr(test[i], side)) for i in at] for side in ("chosen", "rejected")]
+        texts = {key: test[i].prompt for side in sides for key, i in zip(side, at, strict=True)}  # each is scored once
+        found = reward.asked(criterion)(list(texts.values()), [text for _, text in texts])
+        by_text = dict(zip(texts, found, strict=True))
+        scores[at] = np.subtract(*([by_text[key] for key in side] for side in sides))
     own, joint = tfidf_length_odds([pair for pair in learn if pair.label != 0.5], test)
     lengths = np.array([len(p.chosen) - len(p.rejected) for p in test], dtype=np.float64)
     kinds = {"reward model": scores, "TF-IDF + length": own, "TF-IDF + length, one for all": joint, "longer": lengths}

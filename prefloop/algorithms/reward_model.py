@@ -251,15 +251,19 @@ class RewardModel:
         scorer.requires_grad_(False)
         self.head.final.requires_grad_(True)
         scorer.eval()
-        rows = [*self.train_rows, *self.eval_rows]
-        read = 0
-        for micro in micro_batches(range(len(rows)), lambda i: rows[i].length, run.settings.micro_batch_tokens):
-            texts = [text for i in micro for text in rows[i].texts]
+        seen: set[tuple[int, ...]] = set()
+        groups: list[list[Encoded]] = []
+        for row in [*self.train_rows, *self.eval_rows]:
+            groups.append([text for text in row.texts if tuple(text.ids) not in seen])
+            seen.update(tuple(text.ids) for text in groups[-1])
+        groups = [group for group in groups if group]
+        for micro in micro_batches(range(len(groups)), lambda i: tokens_of(groups[i]), run.settings.micro_batch_tokens):
+            texts = [text for i in micro for text in groups[i]]
+            before = len(self.known) * 10 // len(seen)
             for text, state in zip(texts, self.head.states(texts).cpu(), strict=True):
                 self.known[tuple(text.ids)] = state
-            if (read + len(micro)) * 10 // len(rows) > read * 10 // len(rows):
-                run.log(f"freeze: read {read + len(micro)} of {len(rows)} rows")
-            read += len(micro)
+            if len(self.known) * 10 // len(seen) > before:
+                run.log(f"freeze: {len(self.known)} of {len(seen)} texts are read")
 
     # --- one likelihood per kind: (one value per row, what to log) -------------------------------------------------
 
