@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from prefloop.datasets.collate import text_batches
 from prefloop.datasets.rows import train_demonstrations
@@ -28,8 +28,8 @@ from prefloop.rewards.composition import Reward
 from prefloop.rewards.discriminator import Kind, discriminator_logits, discriminator_loss, discriminator_reward
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
-from prefloop.training.online_roles import Roles, prompt_room
-from prefloop.training.roles import place_of, trained_policy, trained_reward_model
+from prefloop.training.online_roles import Roles, prompt_room, trunk_of
+from prefloop.training.roles import critic_on, made_trainable, place_of, start_policy, trained_reward_model
 from prefloop.training.rollout import Rollout
 from prefloop.training.run import Run, RunSettings
 
@@ -143,12 +143,19 @@ def build(config: AdversarialConfig, run: Run, inputs: Inputs) -> Adversarial:
         if len(cut) < len(whole):
             inputs.ledger.note("truncated")
         answers.setdefault(tuple(prompt), []).append(Encoded([*prompt, *cut], len(prompt), len(cut) < len(whole)))
-    discriminator = trained_reward_model(inputs.policy, s, template.pad_id)
+    policy = start_policy(inputs.policy, s)
+    trunk = trunk_of(policy, online, s)
+    discriminator: nn.Module
+    if trunk is None:
+        discriminator = trained_reward_model(inputs.policy, s, template.pad_id)
+        reference = load_policy(inputs.policy, *place_of(s)).requires_grad_(False)
+    else:
+        discriminator, reference = critic_on(trunk, s, template.pad_id), None
     judge = ScoreHead(discriminator)
     roles = Roles(
         online,
-        policy=trained_policy(inputs.policy, s),
-        reference=load_policy(inputs.policy, *place_of(s)).requires_grad_(False),
+        policy=made_trainable(policy, s),
+        reference=reference,
         reward=_earned(judge, template, config.kind, s),
         prompts=list({prompt_id(one.prompt): one.prompt for one in shown}.values()),
         template=template,

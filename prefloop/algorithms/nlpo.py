@@ -7,7 +7,6 @@ ratio are distributions over the same tokens; the KL in the reward is that of th
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from prefloop.generation.choice import nucleus
 from prefloop.generation.twin import Adviser
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import base_of
+from prefloop.models.shared import sharing
 from prefloop.models.trees import texts_of
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
@@ -75,7 +75,9 @@ class NLPO:
     def __init__(self, config: NLPOConfig, roles: Roles, budget: int) -> None:
         """`budget`: tokens that go through the models at once when the sets of a rollout are recorded."""
         self.config, self.roles, self.budget = config, roles, budget
-        self.mask = copy.deepcopy(base_of(roles.policy)).eval().requires_grad_(False)
+        model = base_of(roles.policy)
+        # Under an adapter the frozen weights are no copies: they would be equal for ever.
+        self.mask = sharing(model, [p for p in model.parameters() if not p.requires_grad]).eval().requires_grad_(False)
         self.masks = CompletionLogprobs(self.mask)
         roles.adviser = Adviser(self.mask, self.allowed)
 
@@ -124,7 +126,8 @@ class NLPO:
 
     def followers(self) -> dict[str, Tensor]:
         """The mask policy: a resumed run needs it as it was."""
-        return dict(self.mask.named_parameters())
+        theirs = {id(parameter) for parameter in base_of(self.roles.policy).parameters()}
+        return {name: mine for name, mine in self.mask.named_parameters() if id(mine) not in theirs}
 
     @torch.no_grad()
     def follow(self, step: int) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,11 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefloop.errors import InputError
-from prefloop.models.load import disk_errors, load_reward_model, save_model
+from prefloop.models.load import disk_errors, save_model
 
 
 def add_lora(
@@ -44,19 +44,22 @@ def add_lora(
         )
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=kind)
     try:
-        with _old_names():
+        with old_names():
             return get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora.targets {targets!r}: {error}") from None
 
 
-def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save a trained model; of an adapted one the merged weights, with the adapter in `adapter/`."""
+def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, *, shared: bool = False) -> None:
+    """Save a trained model; of an adapted one the merged weights, with the adapter in `adapter/`.
+
+    Where its weights are `shared` with other models, they stay what they are.
+    """
     if isinstance(model, PeftModel):
         with disk_errors():
             model.save_pretrained(str(folder / "adapter"))
         (folder / "adapter" / "README.md").unlink(missing_ok=True)
-        save_model(merged(model), tokenizer, folder)
+        save_model(merged(_apart(model) if shared else model), tokenizer, folder)
     else:
         save_model(model, tokenizer, folder)
 
@@ -72,44 +75,40 @@ def merged(model: PeftModel) -> PreTrainedModel:
     whole: PreTrainedModel = type(base)(type(base.config).from_dict(settings))
     with torch.no_grad():
         for path, weight in whole.named_parameters():
-            owner, _, name = path.rpartition(".")
-            layer = base.get_submodule(owner)
-            if hasattr(layer, "modules_to_save"):
-                layer = layer.modules_to_save[layer.active_adapters[0]]
-            plain = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else layer
-            value = dequantize_module_weight(plain) if name == "weight" else getattr(plain, name)
-            if plain is not layer and name == "weight":
-                value = value.float() + layer.get_delta_weight(model.active_adapter).float()
-            weight.copy_(value)
+            plain, update = weight_at(base, path)
+            weight.copy_(plain if update is None else plain.float() + update)
     if base.can_generate():
         whole.generation_config = base.generation_config
     return whole.eval()
 
 
-def load_adapters(folders: Sequence[Path], dtype: torch.dtype, device: torch.device) -> PeftModel:
-    """One reward model with the adapter of each folder, named by its place: "0", "1", ...; in eval mode.
+def weight_at(base: PreTrainedModel, path: str) -> tuple[Tensor, Tensor | None]:
+    """(an adapted model's weight by the name that it has without an adapter, in full; what the adapter adds to it)."""
+    owner, _, name = path.rpartition(".")
+    layer: Any = base.get_submodule(owner)
+    if hasattr(layer, "modules_to_save"):
+        layer = layer.modules_to_save[layer.active_adapters[0]]
+    if not isinstance(layer, BaseTunerLayer):
+        return (dequantize_module_weight(layer) if name == "weight" else getattr(layer, name)), None
+    plain: Any = layer.get_base_layer()
+    if name != "weight":
+        return getattr(plain, name), None
+    adapted: Any = layer
+    return dequantize_module_weight(plain), adapted.get_delta_weight(adapted.active_adapters[0]).float()
 
-    The folders are reward models that were trained as adapters (`lora`), whose base is loaded once. Raises InputError
-    for a model without an adapter, and for adapters of different bases.
-    """
-    bases = []
-    for folder in folders:
-        config = folder / "adapter" / "adapter_config.json"
-        if not config.is_file() or not (folder / "adapter" / "adapter_model.safetensors").is_file():
-            raise InputError(f"{folder} has no adapter/: it was not trained with lora, so it has a trunk of its own")
-        bases.append(str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]))
-    if len(set(bases)) > 1:
-        raise InputError(f"these adapters are not of one base, which they could share: {', '.join(sorted(set(bases)))}")
-    model = load_reward_model(bases[0], dtype, device, new_head=True)
-    with _old_names():
-        adapted = PeftModel.from_pretrained(model, str(folders[0] / "adapter"), adapter_name="0")
-        for place, folder in enumerate(folders[1:], 1):
-            adapted.load_adapter(str(folder / "adapter"), adapter_name=str(place))
-    return adapted.eval()
+
+def _apart(model: PeftModel) -> PeftModel:
+    """A copy that shares nothing, in main memory: a device that holds one trunk may have no room for a second."""
+    base: Any = model.get_base_model()
+    if getattr(base, "is_loaded_in_4bit", False):
+        return model  # it is not merged in place
+    copies: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("cpu", copy=True)) for p in model.parameters()}
+    copies |= {id(b): b.to("cpu", copy=True) for b in model.buffers()}
+    return copy.deepcopy(model, copies)
 
 
 @contextmanager
-def _old_names() -> Iterator[None]:
+def old_names() -> Iterator[None]:
     """PEFT still asks transformers by an old name; there is nothing that a user could do about the warning."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)

@@ -50,10 +50,10 @@ class CompletionLogprobs:
         tokens could have stood there; the others' logits are taken for -inf.
         """
         forest = Forest.plant(texts_of(ids, starts, valid))
-        tokens = torch.tensor(forest.completions(), device=ids.device)
         result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
         if not entropy and only is None:
-            return result.masked_scatter(valid, self._logprobs(forest, tokens, temperature)), None
+            return result.masked_scatter(valid, self.along(forest, temperature)), None
+        tokens = torch.tensor(forest.completions(), device=ids.device)
         logits = self._logits(forest).float() / temperature
         if only is not None:
             # Not -inf: times a probability of 0 it is no number. exp of this is 0 all the same.
@@ -78,10 +78,12 @@ class CompletionLogprobs:
         device = self.full.device
         counts = torch.tensor([text.completion_length for text in texts], device=device)
         valid = torch.arange(int(counts.max()), device=device) < counts[:, None]
-        found = self._logprobs(forest, torch.tensor(forest.completions(), device=device), temperature)
+        found = self.along(forest, temperature)
         return torch.zeros(valid.shape, dtype=torch.float32, device=device).masked_scatter(valid, found), valid
 
-    def _logprobs(self, forest: Forest, tokens: Int[Tensor, "m"], temperature: float) -> Float[Tensor, "m"]:
+    def along(self, forest: Forest, temperature: float = 1.0) -> Float[Tensor, "m"]:
+        """log pi of each of a forest's completion tokens, text by text, in nats."""
+        tokens = torch.tensor(forest.completions(), device=self.full.device)
         if self.head_is_plain:
             hidden = self.trunk(forest)[forest.before().to(tokens.device)]
             return head_logprobs(hidden, self.head.weight, self.head.bias, tokens, temperature)
@@ -185,13 +187,16 @@ class ScoreHead:
         self, ids: Int[Tensor, "B L"], starts: Int[Tensor, "B"], valid: Bool[Tensor, "B C"]
     ) -> Float[Tensor, "B C"]:
         """The value of the state before each completion token; 0 where not valid."""
-        forest = Forest.plant(texts_of(ids, starts, valid))
-        hidden = self._critic(forest)[forest.before().to(ids.device)]
+        found = self.along(Forest.plant(texts_of(ids, starts, valid)))
+        return torch.zeros(valid.shape, dtype=torch.float32, device=ids.device).masked_scatter(valid, found)
+
+    def along(self, forest: Forest) -> Float[Tensor, "m"]:
+        """The value of the state before each of a forest's completion tokens, text by text."""
+        hidden = self._critic(forest)[forest.before().to(self.model.device)]
         if isinstance(self.decoder, WritingTrunk):
             head: Any = self.model
             hidden = torch.tanh(head.classification_head.dense(hidden).float())
-        result = torch.zeros(valid.shape, dtype=torch.float32, device=ids.device)
-        return result.masked_scatter(valid, self.score(hidden))
+        return self.score(hidden)
 
     def score(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n"]:
         """The score of each state."""

@@ -151,7 +151,7 @@ def model_config(ref: str | Path) -> Any:
 
 def base_of(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside an adapter's wrapper, or the model itself. Adapters stay in force."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Part:
     criterion: str | None = None
     """Which score of a reward model with `criteria` counts, such as harmless; without it the score itself."""
     trunk: Literal["own", "shared"] = "own"
-    """shared: the models are adapters (`lora`) of one base, which is loaded once; used with several in `learned`."""
+    """shared: the models are adapters (`lora`) of one base, loaded once; with the run's `trunk: shared`, the policy."""
     function: str | Callable[..., Any] | None = None
     """`module:function`, called as TRL calls it; the module is looked for beside the run file too. In Python also a
     function itself."""

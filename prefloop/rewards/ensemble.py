@@ -67,6 +67,11 @@ class Ensemble:
         """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature): the mean of the models'."""
         return sum(reward.temperature for reward in self.rewards) / len(self.rewards)
 
+    @property
+    def cost(self) -> bool:
+        """Whether one of them is a cost model, whose score is higher for what is worse."""
+        return any(getattr(reward, "cost", False) for reward in self.rewards)
+
     def members(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Float[Tensor, "n members"]:
         """What each member says."""
         return torch.cat([reward.members(prompts, completions) for reward in self.rewards], dim=1)

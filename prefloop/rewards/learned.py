@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prefloop.datasets.collate import text_batches
 from prefloop.errors import InputError
 from prefloop.models.feedback import TEMPERATURE_KEY, Heads
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import COST_KEY, load_reward_model, load_tokenizer, positions_of
+from prefloop.models.shared import adapter_on
 from prefloop.models.template import Encoded, Template
 from prefloop.records import Message
 from prefloop.settings import check_choice
@@ -35,11 +37,16 @@ class LearnedReward:
         max_length: int = 512,
         micro_batch_tokens: int = 8192,
         criterion: str | None = None,
+        trunk: PreTrainedModel | None = None,
     ) -> None:
-        """`criterion`: one of those that the model has a head of its own for; without it, the score itself."""
+        """`criterion`: one of those that the model has a head of its own for; without it, the score itself.
+
+        `trunk`: a policy without an adapter; the model, an adapter of it, is read on that policy's own weights.
+        """
         self.place = str(ref)
         self.template = Template(load_tokenizer(ref))
-        self.head = ScoreHead(load_reward_model(ref, dtype, device))
+        model: nn.Module = load_reward_model(ref, dtype, device) if trunk is None else adapter_on(trunk, Path(ref))
+        self.head = ScoreHead(model)
         config = self.head.model.config
         self.temperature = float(getattr(config, TEMPERATURE_KEY, 1.0))
         """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature)."""

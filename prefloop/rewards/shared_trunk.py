@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prefloop.datasets.collate import text_batches
-from prefloop.models.adapters import load_adapters
 from prefloop.models.feedback import TEMPERATURE_KEY
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import BIAS_KEY, COST_KEY, load_tokenizer, positions_of
+from prefloop.models.shared import load_adapters
 from prefloop.models.template import Template
 from prefloop.records import Message
 

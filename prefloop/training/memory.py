@@ -1,13 +1,19 @@
-"""When memory runs out: smaller micro-batches, and the same batch."""
+"""What a run takes, before it starts; and when memory runs out: smaller micro-batches, and the same batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from prefloop.models.heads import CompletionLogprobs, ScoreHead
+from prefloop.models.template import Encoded
+from prefloop.models.trees import Forest
 
 T = TypeVar("T")
 
@@ -40,14 +46,14 @@ class Budget:
             self.log(f"out of memory: micro-batches of {self.tokens} tokens from here on, batches stay as they are")
 
 
-def model_memory(trained: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module]) -> str:
-    """What the models of a run take before anything goes through them, in words. Shared weights count once.
+def model_bytes(trained: Mapping[str, nn.Module], frozen: Mapping[str, nn.Module]) -> dict[str, int]:
+    """What each model of a run takes before anything goes through it. Shared weights count once, where they come first.
 
     A weight that is trained takes its own bytes, 4 for its gradient, 8 for AdamW's moments, and 4 for a float32 copy
     where it is not in float32 itself.
     """
     seen: set[int] = set()
-    parts, total = [], 0
+    found: dict[str, int] = {}
     for kind, models in (("trained", trained), ("frozen", frozen)):
         for name, model in models.items():
             size = 0
@@ -59,9 +65,61 @@ def model_memory(trained: Mapping[str, nn.Module], frozen: Mapping[str, nn.Modul
                 if kind == "trained" and parameter.requires_grad:
                     each += 12 if parameter.dtype == torch.float32 else 16
                 size += parameter.numel() * each
-            parts.append(f"{name} ({kind}) {size / 2**20:.0f}")
-            total += size
-    return f"memory of the models: {total / 2**20:.0f} MiB, and what a micro-batch takes: {', '.join(parts)}"
+            found[f"{name} ({kind})"] = size
+    return found
+
+
+def kept_bytes(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]) -> int | None:
+    """What a micro-batch of these texts keeps between its forward and its backward pass, the weights left out.
+
+    Nothing is computed and no memory taken: the model is copied to torch's meta device, where a tensor has a shape and
+    no values, and autograd says what it saves. Where layers are recomputed, one layer's share comes on top of what all
+    of them keep, because the backward pass has one layer at a time. None for layers that cannot be tried without
+    values, such as those with weights in 4 bits, and for encoder-decoders.
+    """
+    full = measure.full if isinstance(measure, CompletionLogprobs) else measure.model
+    empty: dict[int, Tensor] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in full.parameters()
+    }
+    empty |= {id(b): torch.empty_like(b, device="meta") for b in full.buffers()}
+    weights = {_storage(tensor) for tensor in empty.values()}
+    shell = copy.deepcopy(measure, dict(empty))
+
+    def kept() -> int:
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            if _storage(tensor) not in weights:
+                saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            shell.along(Forest.plant(texts))
+        return sum(saved.values())
+
+    inside = shell.full if isinstance(shell, CompletionLogprobs) else shell.model
+    layers = [layer for layer in inside.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    again = [layer for layer in layers if layer.gradient_checkpointing]
+    try:
+        total = kept()
+        for layer in again:
+            layer.gradient_checkpointing = False
+        return total + (kept() - total) // len(again) if again else total
+    except Exception:  # whatever somebody's kernel raises when it is given a tensor without values
+        return None
+
+
+def _storage(tensor: Tensor) -> int:
+    """Tells one piece of memory from another, also where there is none behind it."""
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def mebibytes(what: str, sizes: Mapping[str, int]) -> str:
+    """Their sum and each of them, in words."""
+    parts = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in sizes.items())
+    return f"{what} {sum(sizes.values()) / 2**20:.0f} MiB ({parts})"
 
 
 def ran_out(error: RuntimeError) -> bool:

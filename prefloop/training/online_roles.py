@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from prefloop.datasets.collate import text_batches
 from prefloop.datasets.rows import demonstration_rows, train_prompts
@@ -29,16 +30,21 @@ from prefloop.models.template import Template
 from prefloop.models.trees import texts_of
 from prefloop.records import Ledger, Messages
 from prefloop.rewards.attention_credit import Credit
-from prefloop.rewards.composition import Composition, Reward
-from prefloop.rewards.learned import LearnedReward
-from prefloop.training.memory import model_memory
+from prefloop.rewards.composition import Reward
 from prefloop.training.method import Inputs
 from prefloop.training.mixture import Mixture
 from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.reward import built_reward
-from prefloop.training.roles import longest_row, place_of, trained_policy, trained_reward_model
+from prefloop.training.roles import (
+    critic_on,
+    longest_row,
+    made_trainable,
+    place_of,
+    start_policy,
+    trained_reward_model,
+)
 from prefloop.training.rollout import Rollout
-from prefloop.training.run import Run
+from prefloop.training.run import Run, RunSettings
 
 
 class Roles:
@@ -155,24 +161,27 @@ class Roles:
         tokens = [[self.template.decode([token]) for token in row] for row in rollout.completions()]
         return credit(rollout.ids, rollout.starts, rollout.valid, rollout.scores, tokens)
 
-    def memory(self) -> str:
-        """What the models take, in words."""
-        learned = self.reward.models if isinstance(self.reward, Composition) else [self.reward]
-        # Criteria of one model share its weights.
-        judges = list(
-            {id(m): m for m in (one.head.model for one in learned if isinstance(one, LearnedReward))}.values()
-        )
-        frozen: dict[str, nn.Module] = {} if self.reference is None else {"reference": self.reference}
-        frozen |= {f"reward model {i}" if len(judges) > 1 else "reward model": m for i, m in enumerate(judges, 1)}
-        if self.adviser is not None:
-            frozen["mask policy"] = self.adviser.model
-        return model_memory({"policy": self.policy, **self.beside}, frozen)
-
     def save(self, folder: Path) -> None:
         """Write the policy, and the critic or whatever else was trained beside it."""
-        save_trained(self.policy, self.template.tokenizer, folder)
+        shared = self.settings.trunk == "shared"
+        save_trained(self.policy, self.template.tokenizer, folder, shared=shared)
         for name, model in self.beside.items():
-            save_trained(model, self.template.tokenizer, folder / name)
+            save_trained(model, self.template.tokenizer, folder / name, shared=shared)
+
+
+def trunk_of(policy: PreTrainedModel, online: OnlineSettings, settings: RunSettings) -> PreTrainedModel | None:
+    """Whose weights the other roles are put on: the `start_policy`'s with `trunk: shared`, or nobody's.
+
+    Raises InputError for `trunk: shared` where the policy's own weights are trained.
+    """
+    if online.trunk == "separate":
+        return None
+    if settings.lora is None:
+        raise InputError(
+            "trunk: shared needs lora: the policy's own weights would move, and every role that reads them with it; "
+            "add lora: {rank: 16}, or use trunk: separate"
+        )
+    return policy
 
 
 def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
@@ -192,34 +201,55 @@ def roles_of(run: Run, inputs: Inputs, *, critic: bool) -> Roles:
             f"try {-(-s.batch_size // online.group_size) * online.group_size}"
         )
     template = Template(load_tokenizer(inputs.policy))
-    reward, rewarder = built_reward(online.reward_model, online.reward, inputs, s)
+    start = start_policy(inputs.policy, s)
+    trunk = trunk_of(start, online, s)
+    reward, rewarder = built_reward(online.reward_model, online.reward, inputs, s, trunk)
     reference = inputs.resolve(online.reference, "policy") if online.reference is not None else inputs.policy
     if online.reference is not None and not _same_tokens(template, reference):
         raise InputError(
             f"reference {online.reference!r} has another tokenizer than the policy; their KL has no meaning"
         )
-    alike = rewarder is not None and _same_tokens(template, rewarder)
-    if critic and not alike:
-        why = "no reward model" if rewarder is None else "the reward model has another tokenizer than the policy"
-        run.log(f"{why}: the critic starts as the policy, its head new")
-    start = rewarder if rewarder and alike else inputs.policy
     prompts = train_prompts(inputs.data, inputs.ledger, test_share=s.test_share, max_dropped=s.max_dropped)
     room = prompt_room(s.max_length, online.max_new_tokens)
     if cut := sum(len(template.prompt(prompt)) > room for prompt in prompts):
         inputs.ledger.note("prompt truncated", cut)
-    policy = trained_policy(inputs.policy, s)
+    valued = _critic(rewarder, trunk, run, inputs, template) if critic else None
+    policy = made_trainable(start, s)  # after everybody who shares its weights as they are without an adapter
     # With an adapter the policy's own trunk is the reference: no second copy of it.
     shared = isinstance(policy, PeftModel) and online.reference is None
     return Roles(
         online,
         policy=policy,
-        critic=trained_reward_model(start, s, template.pad_id) if critic else None,
+        critic=valued,
         reference=None if shared else load_policy(reference, *place_of(s)).requires_grad_(False),
         reward=reward,
         prompts=prompts,
         template=template,
         mixture=_mixture(online, run, inputs, template),
     )
+
+
+def _critic(
+    rewarder: str | None, trunk: PreTrainedModel | None, run: Run, inputs: Inputs, template: Template
+) -> nn.Module:
+    """The critic, which starts as the reward model where that has its tokens and its trunk."""
+    s, online = run.settings, inputs.online
+    why = None
+    if rewarder is None:
+        why = "no reward model"
+    elif not _same_tokens(template, rewarder):
+        why = "the reward model has another tokenizer than the policy"
+    elif trunk is not None and online is not None and online.reward is not None:
+        why = "the reward model is not on the policy's trunk"
+    if why is not None:
+        run.log(f"{why}: the critic starts as the policy, its head new")
+    start = rewarder if why is None else None
+    critic: nn.Module
+    if trunk is not None:
+        critic = critic_on(trunk, s, template.pad_id, start)
+    else:
+        critic = trained_reward_model(start or inputs.policy, s, template.pad_id)
+    return critic
 
 
 def _mixture(online: OnlineSettings, run: Run, inputs: Inputs, template: Template) -> Mixture | None:

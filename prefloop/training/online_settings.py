@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -23,6 +23,8 @@ class OnlineSettings:
     """Watch the run for a reward that is being fooled, and return the best policy; see guard.md."""
     reference: str | None = None
     """What the KL is measured against; without it the policy at the start (with lora, its own trunk)."""
+    trunk: Literal["separate", "shared"] = "separate"
+    """shared: with lora, critic and reward_model are adapters and heads on the policy's own frozen weights."""
     beta: NonNegativeFloat = 0.05
     """Price of a nat of KL from the reference."""
     kl_target: PositiveFloat | None = None

@@ -8,12 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from prefloop.datasets.feedback import marked_passages
 from prefloop.datasets.rows import prompt_columns
 from prefloop.errors import InputError
 from prefloop.models.template import Template
 from prefloop.rewards.attention_credit import Credit, CreditSettings, credit_of
 from prefloop.rewards.composition import Composition, Reward, compose
+from prefloop.rewards.ensemble import Ensemble
 from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.rewards.shared_trunk import SharedTrunk
 from prefloop.training.method import Inputs
@@ -24,9 +27,14 @@ DEFAULT = "reward_model"
 """The artifact that is meant where neither `reward_model` nor `reward` is given."""
 
 
-def reward_model_at(ref: str, inputs: Inputs, settings: RunSettings) -> LearnedReward:
-    """A reward model by its name, hash or directory (relative to the run file, if it is there); becomes a parent."""
-    return LearnedReward(_folder(ref, inputs), *place_of(settings), max_length=settings.max_length)
+def reward_model_at(
+    ref: str, inputs: Inputs, settings: RunSettings, trunk: PreTrainedModel | None = None
+) -> LearnedReward:
+    """A reward model by its name, hash or directory (relative to the run file, if it is there); becomes a parent.
+
+    With a `trunk` it is read on that policy's own weights.
+    """
+    return LearnedReward(_folder(ref, inputs), *place_of(settings), max_length=settings.max_length, trunk=trunk)
 
 
 def adapters_at(refs: list[str], inputs: Inputs, settings: RunSettings) -> SharedTrunk:
@@ -46,6 +54,17 @@ def model_within(reward: Reward) -> LearnedReward | None:
     return next((model for model in candidates if isinstance(model, LearnedReward) and not model.cost), None)
 
 
+def models_of(reward: object) -> list[PreTrainedModel]:
+    """Every model that a reward reads, once each: criteria of one model share its weights."""
+    if isinstance(reward, Composition):
+        found = [model for one in reward.models for model in models_of(one)]
+    elif isinstance(reward, Ensemble):
+        found = [model for one in reward.rewards for model in models_of(one)]
+    else:
+        found = [reward.head.model] if isinstance(reward, LearnedReward | SharedTrunk) else []
+    return list({id(model): model for model in found}.values())
+
+
 def credit_rule(settings: CreditSettings, reward: Reward, template: Template, inputs: Inputs) -> Credit:
     """How a score is spread over tokens. Raises InputError for attention of a model with another tokenizer."""
     if settings.spans is not None:
@@ -61,10 +80,15 @@ def credit_rule(settings: CreditSettings, reward: Reward, template: Template, in
 
 
 def built_reward(
-    reward_model: str | None, reward: Mapping[str, Any] | None, inputs: Inputs, settings: RunSettings
+    reward_model: str | None,
+    reward: Mapping[str, Any] | None,
+    inputs: Inputs,
+    settings: RunSettings,
+    trunk: PreTrainedModel | None = None,
 ) -> tuple[Reward, str | None]:
     """The reward, and the directory of its first reward model (what a critic starts from), None without one.
 
+    A `reward_model` is read on the `trunk`, where there is one; parts of a `reward` say themselves what they share.
     Raises InputError when both settings are given, or one names what is not there.
     """
     if reward_model is not None and reward is not None:
@@ -80,13 +104,15 @@ def built_reward(
         return made
 
     if reward is None:
-        model = earning(reward_model_at(reward_model or DEFAULT, inputs, settings))
+        model = earning(reward_model_at(reward_model or DEFAULT, inputs, settings, trunk))
         return model, model.place
     assert inputs.data is not None
     columns = prompt_columns(inputs.data, inputs.ledger)
 
     def together(refs: list[str]) -> Reward:
-        return adapters_at(refs, inputs, settings)
+        if trunk is None:
+            return adapters_at(refs, inputs, settings)
+        return Ensemble([reward_model_at(ref, inputs, settings, trunk) for ref in refs])
 
     made = compose(reward, learned, base=inputs.base, columns=columns, together=together)
     return made, places[0] if places else None

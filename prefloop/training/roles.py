@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -13,13 +15,42 @@ from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import load_policy, load_reward_model, model_config, positions_of
 from prefloop.models.recompute import recompute_layers
+from prefloop.models.shared import adapter_on, classifier_on
 from prefloop.training.run import RunSettings
 
 
 def trained_policy(ref: str, settings: RunSettings) -> PreTrainedModel | PeftModel:
     """The policy to train, from a directory or hub id."""
-    model = load_policy(ref, *place_of(settings), four_bit=in_four_bits(settings))
-    return _adapted(model, settings, "policy")
+    return made_trainable(start_policy(ref, settings), settings)
+
+
+def start_policy(ref: str, settings: RunSettings) -> PreTrainedModel:
+    """The policy to train before it is `made_trainable`: other roles can be put on its weights as they are now."""
+    return load_policy(ref, *place_of(settings), four_bit=in_four_bits(settings))
+
+
+def made_trainable(policy: PreTrainedModel, settings: RunSettings) -> PreTrainedModel | PeftModel:
+    """The policy with an adapter, where the settings have one, and with what else they want of a trained model."""
+    return _adapted(policy, settings, "policy")
+
+
+def critic_on(policy: PreTrainedModel, settings: RunSettings, pad_id: int, start: str | None = None) -> PeftModel:
+    """A critic, or a discriminator, that is an adapter and a head on the `start_policy`'s own weights.
+
+    With `start`, a reward model that was trained on those weights: a copy of its adapter, rank included, and its head.
+    Without, an adapter that changes nothing yet and a new head. Raises InputError where that cannot be.
+    """
+    if start is not None:
+        found: Any = adapter_on(policy, Path(start), trained=True)
+        if settings.gradient_checkpointing:
+            recompute_layers(found)
+    else:
+        whole = classifier_on(policy)
+        ScoreHead(whole).initialise(settings.seed)
+        found = _adapted(whole, settings, "reward_model")
+    found.get_base_model().config.pad_token_id = pad_id
+    critic: PeftModel = found
+    return critic
 
 
 def trained_reward_model(ref: str, settings: RunSettings, pad_id: int) -> PreTrainedModel | PeftModel:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from prefloop.algorithms import METHODS
 from prefloop.artifacts.files import sha256_of, write_json
 from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, list_artifacts, read_manifest, write_artifact
@@ -21,10 +23,11 @@ from prefloop.records import Ledger, content_hash
 from prefloop.settings import as_dict, build_together, check_choice, merge, parse_overrides, read_yaml
 from prefloop.snapshots.build import KINDS
 from prefloop.store.feedback import answers
-from prefloop.training.memory import model_memory
+from prefloop.training.memory import mebibytes, model_bytes
 from prefloop.training.method import Inputs, Method
 from prefloop.training.offline import train_offline
 from prefloop.training.online import train_online
+from prefloop.training.online_memory import online_memory
 from prefloop.training.online_settings import OnlineSettings
 from prefloop.training.run import Run, RunSettings, read_metrics
 from prefloop.training.steering import check
@@ -131,7 +134,8 @@ def train(
         algorithm = way.build(parts[-1], job, inputs)
         ledger.check(settings.max_dropped, ", ".join(map(str, sources)) or method)
         log(f"{method}: {ledger.used} rows ({ledger.words()})")
-        log(model_memory({"model": algorithm.model}, {}) if online is None else algorithm.roles.memory())
+        takes = _memory(algorithm.model) if online is None else online_memory(algorithm.roles, settings)
+        log(f"memory: {takes}")
         watch = None
         if online is not None and online.guard is not None:
             watch = run_guard(online.guard, algorithm.roles, job, inputs)
@@ -164,6 +168,10 @@ def train(
         job.finish(artifact.path)
         log(f"{way.makes}: {artifact.path}")
         return _result(artifact, started)
+
+
+def _memory(model: nn.Module) -> str:
+    return mebibytes("the models take", model_bytes({"model": model}, {})) + ", and a micro-batch what it takes"
 
 
 def train_methods() -> list[dict[str, str]]:

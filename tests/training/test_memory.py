@@ -11,7 +11,8 @@ import torch
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import load_policy
 from prefloop.training import offline, online
-from prefloop.training.memory import Budget, model_memory, ran_out
+from prefloop.training.memory import Budget, mebibytes, model_bytes, ran_out
+from prefloop.training.online_memory import role_bytes
 from tests.small import build, write_inputs
 
 
@@ -113,10 +114,10 @@ def test_what_models_take_by_hand() -> None:
     one = torch.nn.Linear(1024, 1024, bias=False)
     half = torch.nn.Linear(1024, 1024, bias=False, dtype=torch.bfloat16)
     frozen = torch.nn.Linear(1024, 1024, bias=False).requires_grad_(False)
-    said = model_memory({"policy": one, "critic": half, "adapted": frozen}, {"reference": one, "reward model": frozen})
-    assert said == (
-        "memory of the models: 38 MiB, and what a micro-batch takes: policy (trained) 16, critic (trained) 18, "
-        "adapted (trained) 4, reference (frozen) 0, reward model (frozen) 0"
+    sizes = model_bytes({"policy": one, "critic": half, "adapted": frozen}, {"reference": one, "reward model": frozen})
+    assert mebibytes("the models take", sizes) == (
+        "the models take 38 MiB (policy (trained) 16, critic (trained) 18, adapted (trained) 4, reference (frozen) 0, "
+        "reward model (frozen) 0)"
     )
 
 
@@ -137,7 +138,7 @@ def test_with_an_adapter_the_reference_is_the_policys_trunk(tmp_path: Path) -> N
     algorithm, run = build("rloo", inputs, tmp_path / "run", steps=2, lora={"rank": 2}, lr=0.05)
     roles = algorithm.roles
     assert roles.reference is None
-    assert "reference" not in roles.memory()
+    assert {*role_bytes(roles)} == {"policy (trained)", "reward model (frozen)"}
     rollout, _ = online.sample_rollout(roles, roles.sampler(), roles.prompts[:2], run, 0)
     before = roles.measured(rollout, 4096).added
     plain = CompletionLogprobs(load_policy(inputs / "policy", torch.float32, torch.device("cpu")))
