@@ -45,6 +45,8 @@ DATA = Path(os.environ.get("PREFLOOP_DATA", RUNS.parent.parent / "shared" / "dat
 FOLDS = 5
 MOST_PAIRS = {"ukp": 2500}
 """Training pairs of a fold, where not all of them are used."""
+BOTH = "reward model and words"
+"""The sum of the reward model's differences and the regression's, each divided by its standard deviation."""
 MATCHED = 0.9
 """Texts are about equally long when the shorter has at least this share of the longer one's characters."""
 
@@ -126,7 +128,17 @@ def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Pa
         scores[at] = np.subtract(*([by_text[key] for key in side] for side in sides))
     own, joint = tfidf_length_odds([pair for pair in learn if pair.label != 0.5], test)
     lengths = np.array([len(p.chosen) - len(p.rejected) for p in test], dtype=np.float64)
-    kinds = {"reward model": scores, "TF-IDF + length": own, "TF-IDF + length, one for all": joint, "longer": lengths}
+    both = np.zeros(len(test))
+    for criterion in dict.fromkeys(about):
+        of = [i for i, one in enumerate(about) if one == criterion]
+        both[of] = sum(part[of] / (part[of].std() or 1.0) for part in (scores, own))
+    kinds = {
+        "reward model": scores,
+        BOTH: both,
+        "TF-IDF + length": own,
+        "TF-IDF + length, one for all": joint,
+        "longer": lengths,
+    }
     sign = np.array([1.0 if pair.label > 0.5 else -1.0 for pair in test])
     right = {name: ((np.sign(values * sign) + 1) / 2).tolist() for name, values in kinds.items()}
     named = [prompt_id(pair.prompt) for pair in test]
@@ -157,9 +169,10 @@ def summary(pairs: Sequence[Comparison], folds: Sequence[dict[str, Any]]) -> lis
             continue
         groups = [prompts[i] for i in at]
         lines += [f"{name}: {what} {interval(share_interval(r[at], groups).as_dict())}" for what, r in right.items()]
-        for floor in list(right)[1:]:
-            paired = mean_interval(right["reward model"][at] - right[floor][at], groups).as_dict()
-            lines.append(f"{name}: reward model - {floor} {interval(paired)}")
+        for what in (one for one in ("reward model", BOTH) if one in right):
+            for floor in [one for one in right if one not in ("reward model", BOTH)]:
+                paired = mean_interval(right[what][at] - right[floor][at], groups).as_dict()
+                lines.append(f"{name}: {what} - {floor} {interval(paired)}")
         ceiling = human_ceiling([test[i] for i in at])
         if ceiling is not None:
             lines.append(f"{name}: two people agree {interval(ceiling)}")
