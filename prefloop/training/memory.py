@@ -77,6 +77,13 @@ def kept_bytes(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]
     of them keep, because the backward pass has one layer at a time. None for layers that cannot be tried without
     values, such as those with weights in 4 bits, and for encoder-decoders.
     """
+    try:
+        return _saved(measure, texts)
+    except Exception:  # whatever somebody's kernel raises when it is given a tensor without values
+        return None
+
+
+def _saved(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]) -> int:
     full = measure.full if isinstance(measure, CompletionLogprobs) else measure.model
     empty: dict[int, Tensor] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
@@ -101,13 +108,10 @@ def kept_bytes(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]
     inside = shell.full if isinstance(shell, CompletionLogprobs) else shell.model
     layers = [layer for layer in inside.modules() if isinstance(layer, GradientCheckpointingLayer)]
     again = [layer for layer in layers if layer.gradient_checkpointing]
-    try:
-        total = kept()
-        for layer in again:
-            layer.gradient_checkpointing = False
-        return total + (kept() - total) // len(again) if again else total
-    except Exception:  # whatever somebody's kernel raises when it is given a tensor without values
-        return None
+    total = kept()
+    for layer in again:
+        layer.gradient_checkpointing = False
+    return total + (kept() - total) // len(again) if again else total
 
 
 def _storage(tensor: Tensor) -> int:
