@@ -180,7 +180,7 @@ class ALoL:
                 f"reward_model {self.config.reward_model!r} has another tokenizer than the policy, so it cannot score "
                 "the policy's answers for the baseline; give one with the same, or set baseline=false"
             )
-        sampler = Sampler(base_of(self.model), self.template)
+        sampler = Sampler(base_of(self.model), self.template, log=run.log)
         sampling = Sampling(max_new_tokens=self.config.max_new_tokens, temperature=0)
         answers = sampler(prompts, 1, sampling, generator(run.settings.seed, "greedy"))
         texts = [Encoded([*p, *group[0].ids], len(p)) for p, group in zip(prompts, answers, strict=True)]

@@ -66,6 +66,7 @@ class IQLearn:
         self.train_rows, self.eval_rows = reading.rows(demonstration_rows)
         self.model = trained_policy(inputs.policy, s)
         self.states = CompletionStates(self.model, run.log)
+        self.sampler = Sampler(base_of(self.model), self.template, log=run.log)
         self._own: dict[int, tuple[Encoded, float]] = {}
 
     def length(self, row: TextRow) -> int:
@@ -84,7 +85,7 @@ class IQLearn:
             return
         asked, training = rows[: math.ceil(self.config.own * len(rows))], self.model.training
         prompts = [row.text.ids[: row.text.prompt_length] for row in asked]
-        drawn = Sampler(base_of(self.model), self.template)(
+        drawn = self.sampler(
             prompts,
             1,
             Sampling(max_new_tokens=self.config.max_new_tokens),

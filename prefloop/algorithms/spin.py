@@ -63,6 +63,7 @@ class SPIN:
         self.model = trained_policy(inputs.policy, s)
         self.logprobs = CompletionLogprobs(self.model, run.log)
         self.opponent = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.sampler = Sampler(base_of(self.opponent), self.template, log=run.log)
         self.step, self.round = torch.zeros(2, dtype=torch.long).unbind()
         self.round_steps = -(-total_steps(run, max(1, len(self.train_rows))) // config.rounds)
         self._answers: dict[int, tuple[Encoded, Tensor]] = {}
@@ -124,7 +125,7 @@ class SPIN:
         self.run.log(f"round {int(self.round) + 1} of {self.config.rounds}: the policy answers {len(rows)} prompts")
         prompts = [row.text.ids[: row.text.prompt_length] for row in rows]
         limits = [max(1, min(self.config.max_new_tokens, self.longest - len(prompt))) for prompt in prompts]
-        drawn = Sampler(base_of(self.opponent), self.template)(
+        drawn = self.sampler(
             prompts,
             1,
             Sampling(max_new_tokens=self.config.max_new_tokens),

@@ -43,8 +43,10 @@ class Policy:
         dtype: str = "auto",
         slots: int = 128,
         beta: float | None = None,
+        log: Callable[[str], None] = lambda words: None,
     ) -> None:
-        """`beta` overrides how far value heads move the log-probabilities; 0 is the cloned policy by itself."""
+        """`beta` overrides how far value heads move the log-probabilities; 0 is the cloned policy by itself. `log` is
+        told when the model is sampled in a slower way than others, and why."""
         place = pick_device(device)
         self.template = Template(load_tokenizer(ref))
         model = load_policy(ref, pick_dtype(dtype, place), place)
@@ -54,7 +56,7 @@ class Policy:
         elif beta is not None:
             raise InputError(f"{ref} has no value heads for beta to weigh; they come from: prefloop train ilql")
         self.model: Any = model if heads is None else Perturbed(model, heads)
-        self.sampler = Sampler(self.model, self.template, slots)
+        self.sampler = Sampler(self.model, self.template, slots, log=log)
 
     def has_room(self, prompt: Sequence[Message], max_new_tokens: int) -> bool:
         """Whether the model's positions hold the prompt and an answer of so many tokens."""

@@ -7,7 +7,6 @@ behind, so nothing is padded on the left. The sampled token's log-probability an
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,7 @@ from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
 from prefloop.generation.choice import Sampling, draw
-from prefloop.generation.slots import windows
-from prefloop.generation.steps import Decoding, Steps, Writing, can_pack
+from prefloop.generation.steps import Way, way_of
 from prefloop.generation.twin import Adviser, Twin
 from prefloop.models.device import widest
 from prefloop.models.encoder_decoder import has_encoder
@@ -67,37 +65,27 @@ class Sampler:
     whole ones, also where an adviser or the sampling narrowed what was drawn from."""
 
     def __init__(
-        self, model: PreTrainedModel, template: Template, slots: int = 128, adviser: Adviser | None = None
+        self,
+        model: PreTrainedModel,
+        template: Template,
+        slots: int = 128,
+        adviser: Adviser | None = None,
+        log: Callable[[str], None] = lambda words: None,
     ) -> None:
-        """An `adviser` of the model's shape and vocabulary decides which tokens may be drawn."""
+        """An `adviser` of the model's shape and vocabulary decides which tokens may be drawn. `log` is told, once, when
+        the model is sampled in a slower way than others, and why."""
         self.model = model if adviser is None else Twin(model, adviser.model)
-        self.template, self.slots, self.adviser = template, slots, adviser
+        self.template, self.slots, self.adviser, self.log = template, slots, adviser, log
         declared = getattr(model.generation_config, "eos_token_id", None)
         self.stops = {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
         self.positions = positions_of(model.config)
-        if has_encoder(model):
-            if adviser is not None:
-                raise InputError(f"{type(model).__name__} has an encoder; a mask policy is for decoders alone")
-            return
-        takes = inspect.signature(model.forward).parameters
-        if "position_ids" not in takes:
-            raise InputError(
-                f"{type(model).__name__} takes no position ids, so sequences of different lengths cannot be sampled "
-                "together; use an architecture such as Llama, Qwen, Mistral, Gemma or GPT-2"
-            )
-        self.windows = windows(model.config)
-        self.keeps_some_logits = "logits_to_keep" in takes
-
-    def steps(self, slots: int, most: int) -> Steps:
-        """What computes the logits of `slots` sequences of at most `most` tokens, prompt included."""
-        if has_encoder(self.model):
-            return Writing(self.model)
-        return Decoding(self.model, slots, most, self.windows, self.keeps_some_logits, self.packed)
+        if has_encoder(model) and adviser is not None:
+            raise InputError(f"{type(model).__name__} has an encoder; a mask policy is for decoders alone")
 
     @cached_property
-    def packed(self) -> bool:
-        """Whether decoding spares the copies of keys that several heads read."""
-        return can_pack(self.model, self.windows, self.keeps_some_logits)
+    def steps(self) -> Way:
+        """Makes what computes the logits of a pool of slots."""
+        return way_of(self.model, self.log)
 
     @torch.no_grad()
     def __call__(

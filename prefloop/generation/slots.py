@@ -10,8 +10,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from prefloop.errors import InputError
-
 STEP = 64
 """Columns are added so many at a time."""
 GROWTH = 1.2
@@ -115,14 +113,13 @@ class Behind(Cache):  # type: ignore[misc]
 
 
 def windows(config: Any) -> dict[str, int | None]:
-    """Kind of layer -> how many tokens back it attends, None for all. Raises InputError for other ways to attend."""
+    """Kind of layer -> how many tokens back it attends, None for all. Raises LookupError for other ways to attend."""
     text = config.get_text_config()
     size = getattr(text, "sliding_window", None)
-    kinds = sorted(set(getattr(text, "layer_types", None) or ["sliding_attention" if size else "full_attention"]))
-    known = {"full_attention": None, "sliding_attention": size}
+    # GPT-Neo says `attention_layers`, and keeps its window to itself.
+    named = getattr(text, "layer_types", None) or getattr(text, "attention_layers", None)
+    kinds = sorted(set(named or ["sliding_attention" if size else "full_attention"]))
+    known = {"full_attention": None, "sliding_attention": size, "global": None}
     if strange := [kind for kind in kinds if kind not in known]:
-        raise InputError(
-            f"this model's layers attend by {strange[0]!r}, for which the sampler has no cache; use an architecture "
-            "such as Llama, Qwen, Mistral, Gemma or GPT-2"
-        )
+        raise LookupError(f"it has layers of the kind {strange[0]!r}")
     return {kind: known[kind] for kind in kinds}

@@ -1,7 +1,12 @@
-"""What computes the next logits of a pool of slots: a decoder alone, or the decoder of an encoder-decoder."""
+"""What computes the next logits of a pool of slots, and which way serves a model: the fastest that it agrees with.
+
+A decoder has slots of different lengths side by side, or (`lockstep`) sequences of one length at a time; the decoder
+of an encoder-decoder begins all its sequences together.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -14,9 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from prefloop.generation.lockstep import Lockstep
 from prefloop.generation.packed import groups_heads, packed_attention
-from prefloop.generation.slots import SlotCache
-from prefloop.models.encoder_decoder import read, start_token
+from prefloop.generation.slots import SlotCache, windows
+from prefloop.generation.twin import Twin
+from prefloop.models.encoder_decoder import has_encoder, read, start_token
 
 Prompts = Sequence[Sequence[int]]
 
@@ -40,6 +47,10 @@ class Steps(Protocol):
         ...
 
 
+Way = Callable[[int, int], Steps]
+"""Makes the steps of so many slots, for sequences of at most so many tokens, prompt included."""
+
+
 class Decoding:
     """A decoder alone: a cache that each slot fills to its own length, and a mask that hides what lies behind."""
 
@@ -54,8 +65,8 @@ class Decoding:
         keeps_some_logits: bool,
         packed: bool = False,
     ) -> None:
-        """`packed` spares the copies of keys that several heads read; `can_pack` says whether a model can."""
-        self.model, self.windows, self.keeps_some_logits = model, windows, keeps_some_logits
+        """`packed` spares the copies of keys that several heads read."""
+        self.model, self.windows, self.keeps_some_logits, self.packed = model, windows, keeps_some_logits, packed
         self.attention: Callable[[], AbstractContextManager[None]] = nullcontext
         if packed:
             self.attention = partial(packed_attention, model)
@@ -99,25 +110,6 @@ class Decoding:
         hidden = self.cache.hidden(window)
         mask = torch.zeros(hidden.shape, dtype=self.cache.keys[0].dtype, device=hidden.device)
         return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None, None]
-
-
-@torch.no_grad()
-def can_pack(model: Any, windows: Mapping[str, int | None], keeps_some_logits: bool) -> bool:
-    """Whether heads share keys, and a token is decoded alike without their copies: the model decides, not its name."""
-    if not groups_heads(model):
-        return False
-    ids = [i % model.config.get_text_config().vocab_size for i in range(6)]
-    found = []
-    for packed in (False, True):
-        steps = Decoding(model, 1, 8, windows, keeps_some_logits, packed)
-        steps.begin([ids[:5]], [0], [0])
-        try:
-            busy = torch.ones(1, dtype=torch.bool, device=model.device)
-            found.append(steps.advance(torch.tensor([ids[5]], device=model.device), busy, []))
-        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
-            return False  # its attention asks for something that ours does not know
-    usual, without = found
-    return bool((without - usual).norm() <= torch.finfo(model.dtype).eps ** 0.5 * usual.norm())
 
 
 class Writing:
@@ -176,3 +168,61 @@ class Writing:
             past_key_values=cache,
             use_cache=cache is not None,
         )
+
+
+def way_of(model: Any, log: Callable[[str], None]) -> Way:
+    """The fastest way whose logits are those of the model's own forward pass: the model decides, not its name.
+
+    `log` is told why where that is not a fast one. The model is in eval mode.
+    """
+    if has_encoder(model):
+        return lambda slots, most: Writing(model)
+    models = [model.policy, model.adviser] if isinstance(model, Twin) else [model]
+    plain = Lockstep(models, keeps=False)
+    try:
+        fast, why = _fast(model), "side by side its sequences do not have the logits that each has alone"
+    except LookupError as reason:
+        fast, why = [], str(reason.args[0])
+    for way in fast:
+        if _agree(way(3, 8), plain):
+            return way
+    slow = {
+        "sequences of one length at a time": partial(Lockstep, models),
+        "one sequence at a time": partial(Lockstep, models, alone=True),
+        "and every token reads its whole text again": partial(Lockstep, models, keeps=False),
+    }
+    how = next(how for how, steps in slow.items() if not steps().keeps or _agree(steps(), plain))
+    log(f"{type(getattr(model, 'policy', model)).__name__} is sampled the slow way, {how}: {why}")
+    return lambda slots, most: slow[how]()
+
+
+def _fast(model: Any) -> list[Way]:
+    """Ways with slots of different lengths side by side. Raises LookupError with the reason where there is none."""
+    takes = inspect.signature(model.forward).parameters
+    if "position_ids" not in takes:
+        raise LookupError("it takes no position ids")
+    seen, some = windows(model.config), "logits_to_keep" in takes
+    packs = [True, False] if groups_heads(model) else [False]
+    return [partial(Decoding, model, windows=seen, keeps_some_logits=some, packed=packed) for packed in packs]
+
+
+@torch.no_grad()
+def _agree(steps: Steps, plain: Lockstep) -> bool:
+    """Whether three sequences of two lengths, one of which ends, have the logits that `plain` gives."""
+    try:
+        expected, found = _tried(plain, plain.models[0]), _tried(steps, plain.models[0])
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+        return False  # it has no such cache, or its attention asks for something that ours does not know
+    return bool((found - expected).norm() <= torch.finfo(plain.models[0].dtype).eps ** 0.5 * expected.norm())
+
+
+def _tried(steps: Steps, model: Any) -> Float[Tensor, "n V"]:
+    vocabulary, device = model.config.get_text_config().vocab_size, model.device
+    ids = torch.arange(8) % vocabulary
+    found = [steps.begin([ids[:3].tolist(), ids[:5].tolist()], [1, 0, 1], [2, 0, 1])]
+    busy = torch.ones(3, dtype=torch.bool, device=device)
+    found.append(steps.advance(ids[5:].to(device), busy, []))
+    busy[2] = False
+    found.append(steps.advance(ids[2:5].to(device), busy, [2])[:2])
+    # A token that cannot follow may have no finite logit.
+    return torch.cat(found).nan_to_num(neginf=0.0)

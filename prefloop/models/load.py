@@ -122,8 +122,15 @@ def load_reward_model(
 ) -> PreTrainedModel:
     """A sequence classifier with one label, in eval mode; its layers in 4 bits, its head whole, where asked for.
 
-    A policy has no score head: it is refused (InputError), or given a new one when `new_head` is True.
+    A policy has no score head: it is refused (InputError), or given a new one when `new_head` is True. An architecture
+    of which the transformers library has no classifier is refused as well.
     """
+    if type(config := model_config(ref)) not in AutoModelForSequenceClassification._model_mapping:
+        raise InputError(
+            f"{ref} is a {config.model_type} model, of which the transformers library has no sequence classifier: it "
+            "serves as a policy, not as a reward model or a critic; use another model for these, or a method without "
+            "them, such as dpo, or rloo with a reward model of another architecture"
+        )
     model, missing = _weights(
         AutoModelForSequenceClassification, resolve(ref), dtype, device, four_bit=four_bit, num_labels=1
     )
@@ -166,7 +173,9 @@ def disk_errors() -> Iterator[None]:
 
 def positions_of(config: Any) -> int:
     """The longest sequence that an architecture is declared for; very many where it declares none."""
-    return int(getattr(config.get_text_config(), "max_position_embeddings", 0) or 1 << 30)
+    text = config.get_text_config()
+    declared = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))  # MPT has the latter
+    return int(next(filter(None, declared), 1 << 30))
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -189,6 +198,9 @@ def _weights(
     if four_bit:
         arguments |= {"quantization_config": held_in_four_bits(dtype), "device_map": {"": device}}
     model, info = _from(auto, place, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments)
+    if getattr(model.config, "rescale_every", 0):
+        # RWKV halves weights in place where it is not training, for the range of float16, and would be saved like that.
+        model.config.rescale_every = 0
     return model if four_bit else model.to(device), sorted(info["missing_keys"])
 
 

@@ -111,7 +111,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
     # No dropout anywhere: the ratio would otherwise compare two different networks.
     for model in roles.trained:
         model.eval()
-    sampler = roles.sampler()
+    sampler = roles.sampler(run.log)
     watched = None
     if watch is not None:
         # What will be served has no adviser.

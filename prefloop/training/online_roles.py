@@ -5,7 +5,7 @@ A method is given its `Roles` ready made, and what a rollout is to each of them 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -87,9 +87,9 @@ class Roles:
         """How completions are drawn now."""
         return Sampling(max_new_tokens=self.settings.max_new_tokens, temperature=self.temperature)
 
-    def sampler(self) -> Sampler:
-        """What rollouts are sampled with."""
-        return Sampler(base_of(self.policy), self.template, adviser=self.adviser)
+    def sampler(self, log: Callable[[str], None] = lambda words: None) -> Sampler:
+        """What rollouts are sampled with; `log` is told when that is slower than it is for other models, and why."""
+        return Sampler(base_of(self.policy), self.template, adviser=self.adviser, log=log)
 
     def logprobs(self, part: Rollout) -> Float[Tensor, "n"]:
         """log pi of each valid decision at the sampling temperature, in nats."""

@@ -48,7 +48,7 @@ def best_of(
     if samples < 2:
         raise InputError(f"the best of how many? samples must be 2 or more, got {samples}")
     place, say = workspace_or_none(workspace), log or (lambda words: None)
-    writer = Policy(model_at(policy, "policy", place), device=device, dtype=dtype)
+    writer = Policy(model_at(policy, "policy", place), device=device, dtype=dtype, log=say)
     judges = {name: reward_at(ref, device, dtype, place) for name, ref in (("reward", reward), ("held_out", held_out))}
     asked = [as_messages(prompt) for prompt in asked_prompts(prompts, seed, place)[:limit]]
     asked = [prompt for prompt in asked if writer.has_room(prompt, max_new_tokens)]

@@ -34,7 +34,8 @@ def chat(
     Raises InputError for a model that cannot be loaded or a conversation that has outgrown it.
     """
     say = say or (lambda words: print(words, end="", file=sys.stderr, flush=True))
-    actor = Policy(model_at(policy, "policy", workspace_or_none(workspace)), device=device, dtype=dtype)
+    place = model_at(policy, "policy", workspace_or_none(workspace))
+    actor = Policy(place, device=device, dtype=dtype, log=lambda words: print(words, file=sys.stderr, flush=True))
     sampling = Sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,

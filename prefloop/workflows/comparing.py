@@ -71,12 +71,12 @@ def compare(
         result |= {"reward": str(reward), "reference": base}
         asked = [as_messages(p) for p in asked_prompts(prompts, seed, place)[:limit]]
         judge = reward_at(reward, device, dtype, place)
-        origin = Policy(model_at(base, "policy", place), device=device, dtype=dtype)
+        origin = Policy(model_at(base, "policy", place), device=device, dtype=dtype, log=say)
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
         groups = [prompt_id(p) for p in asked]
         for row, artifact in zip(rows, found, strict=True):
             say(f"sampling {len(asked)} answers of {row['run']}")
-            policy = Policy(str(artifact.path), device=device, dtype=dtype)
+            policy = Policy(str(artifact.path), device=device, dtype=dtype, log=say)
             answers = [group[0] for group in policy.answer(asked, 1, sampling, seed=seed)]
             scores = scored(judge, asked, [answer.text for answer in answers]).total
             row["reward"] = mean_interval(scores, groups, seed=seed).as_dict()

@@ -93,7 +93,7 @@ def evaluate(
         raise InputError("evaluate needs comparisons (of a reward model) or another policy to measure against")
     asked = asked_prompts(prompts, seed, place)[:limit]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype) for ref in (model, against)]
+    policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype, log=say) for ref in (model, against)]
     messages = [m for m in map(as_messages, asked) if all(policy.has_room(m, max_new_tokens) for policy in policies)]
     if too_long := len(asked) - len(messages):
         say(f"{too_long} of {len(asked)} prompts are left out: with an answer they are longer than the models take")

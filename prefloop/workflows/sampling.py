@@ -71,9 +71,9 @@ def sample(
     )
     sampling.check()
     place = model_at(policy, "policy", workspace_or_none(workspace))
-    actor = Policy(place, device=device, dtype=dtype, beta=beta)
-    if log is not None:
-        log(f"sampling {len(given)} x {per_prompt} completions from {policy}")
+    say = log or (lambda words: None)
+    actor = Policy(place, device=device, dtype=dtype, beta=beta, log=say)
+    say(f"sampling {len(given)} x {per_prompt} completions from {policy}")
     with progress("sample", len(given) * per_prompt) as advance:
         done = [0]
 
