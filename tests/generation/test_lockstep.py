@@ -111,11 +111,14 @@ def test_a_sample_is_a_function_of_its_own_seed(kind: str, slots: int, template:
 @pytest.mark.parametrize("kind", ["bloom", "mamba"])
 def test_stop_strings_end_a_completion_where_the_librarys_do(kind: str, template: Template) -> None:
     """And tokens are told as they come."""
-    model = model_of(kind, len(template.tokenizer), seed=1)
+    model = model_of(kind, len(template.tokenizer), seed=11)
     prompt, heard = template.prompt([{"role": "user", "content": "Say hello."}]), list[int]()
     sampling = Sampling(max_new_tokens=40, temperature=0)
     (free,) = Sampler(model, template)([prompt], 1, sampling, stream())
-    stop = (template.decode(free[0].ids)[5:8], "never said")
+    text = template.decode(free[0].ids)
+    # Whole characters: the library looks for a stop string in its tokens, and half of one is in none.
+    pieces = (text[at : at + 3] for at in range(3, len(text)))
+    stop = (next(piece for piece in pieces if piece.isascii() and piece.isprintable()), "never said")
     (found,) = Sampler(model, template)(
         [prompt], 1, replace(sampling, stop=stop), stream(), told=lambda i, sample: heard.append(len(sample.ids))
     )
