@@ -201,7 +201,8 @@ def facts(d: Data) -> dict[str, str]:
         return f"{count(sum(counts))} {kind}s" if counts else ""
 
     right = figure(d.get("reward_model"), "accuracy")
-    rounds = {row.get("round") for row in rows if measured(row.get("round")) is not None}
+    compared = [row for row in rows if row.get("kind") != "demonstrations"]  # those come before the first round
+    rounds = {row.get("round") for row in compared if measured(row.get("round")) is not None}
     return {
         "demonstrations": asked("demonstration"),
         "comparisons": asked("comparison"),
