@@ -184,6 +184,16 @@ def write_inputs(folder: Path) -> Path:
     return folder
 
 
+def write_inputs_with_adapter(folder: Path, rank: int) -> Path:
+    """With `adapter`, too: a reward model that was trained with lora of this rank from `policy`."""
+    from prefloop.workflows.training import train
+
+    write_inputs(folder)
+    settings = settings_of("reward_model", folder, lora={"rank": rank}, lr=1e-2, epochs=2)
+    train("reward_model", out=folder / "adapter", overrides=settings, log=lambda words: None)
+    return folder
+
+
 def build(method: str, inputs: Path, folder: Path, *, ledger: Any = None, **changes: Any) -> tuple[Any, Any]:
     """(algorithm, run): a method put together as `train` does it, but not yet trained; `ledger` is written into."""
     from prefloop.algorithms import METHODS

@@ -38,6 +38,23 @@ def test_a_guard_needs_a_run_to_watch(tmp_path: Path) -> None:
         loop(tmp_path / "loop.yaml", rounds=1, workspace=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("guard: {evry: 2}", "loop.yaml: guard: unknown setting 'evry'; did you mean 'every'"),
+        ("reward_model: {epochz: 2}", "loop.yaml: reward_model: unknown setting 'epochz'; did you mean 'epochs'"),
+        ("train: {lr: fast}", "loop.yaml: train: lr"),
+        ("train: {changes: {5: {lr: 1.0}, 3: {temprature: 1.0}}}", "temprature"),
+    ],
+)
+def test_wrong_settings_are_found_before_anybody_is_asked(said: str, words: str, tmp_path: Path) -> None:
+    init(tmp_path)
+    (tmp_path / "loop.yaml").write_text(said + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=words):
+        loop(tmp_path / "loop.yaml", rounds=1, workspace=tmp_path, log=lambda words: None)
+    assert not list_artifacts(workspace_at(tmp_path).artifacts)
+
+
 def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Path, small: None) -> None:
     folder = tmp_path / "demo"
     result = workflow.demo(folder, seed=0, log=lambda words: None)

@@ -1,5 +1,7 @@
 """Two sides, one task: each in a fresh process of its own interpreter, in turns; medians of rate and peak memory.
 
+There are three turns, or fewer where they take long; a row says how many.
+
 A side is a module with `work(spec) -> dict` that ends with `side(work)`. What it returns holds `units` and `seconds`
 (what was done, and how long the measured part took, loading left out) and `version`; what else it returns is printed.
 """
@@ -13,6 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,9 @@ from typing import Any
 
 from benchmarks.peers.environments import ROOT
 
-REPEATS = 3
+REPEATS, ENOUGH = 3, 900.0
+"""Turns, and the seconds after which no further one begins: `generate` takes 12 minutes for HH's lengths on two cores,
+and rates of so long a run hardly vary."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,12 @@ def ours(module: str) -> Side:
 
 
 def race(sides: Sequence[Side], spec: dict[str, Any], repeats: int = REPEATS) -> list[Outcome]:
-    """Run every side `repeats` times, in turns."""
+    """Run every side `repeats` times, in turns; no further turn begins after `ENOUGH` seconds."""
     runs: list[list[dict[str, Any]]] = [[] for _ in sides]
+    started = time.monotonic()
     for turn in range(repeats):
+        if turn and time.monotonic() - started > ENOUGH:
+            break
         for side_runs, contender in zip(runs, sides, strict=True):
             found = once(contender, spec)
             side_runs.append(found)
@@ -122,6 +130,7 @@ def row(work: str, unit: str, us: Outcome, peer_name: str, peer: Outcome) -> dic
         "memory_ratio": round(us.memory / peer.memory, 3),
         "ours_mb": us.memory,
         "peer_mb": peer.memory,
+        "turns": len(us.runs),
         "machine": machine(),
     }
 

@@ -110,6 +110,11 @@ class RewardModel:
         reading = Reading(run, inputs, self.template)
         self.train_rows, self.eval_rows = reading.feedback(feedback_rows)
         if config.learn_from == "held_out":
+            if not self.eval_rows:
+                raise InputError(
+                    f"learn_from: held_out, but none of the {len(self.train_rows)} rows is held out: "
+                    "give test_share, or freeze the answers with one"
+                )
             self.train_rows, self.eval_rows = self.eval_rows, self.train_rows[: len(self.eval_rows)]
         scorer = trained_reward_model(inputs.policy, s, self.template.pad_id)
         self.head = ScoreHead(scorer, run.log)
@@ -123,11 +128,10 @@ class RewardModel:
         for part in (self.heads, self.answers):
             part.to(self.device)
         self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
-        if names:
-            self.head.final.requires_grad_(False)  # it becomes the mean of the members
         self.known: dict[tuple[int, ...], Tensor] = {}
         if config.freeze:
             self._read_once(scorer, run)
+        self.head.final.requires_grad_(not names)  # it becomes the mean of the members
         self.samples: list[tuple[Encoded, ...]] = []
         if config.meta is not None:
             self.samples = sample_groups(_beside(config.meta.samples, inputs.base), self.template, reading.longest)
@@ -249,7 +253,6 @@ class RewardModel:
         if run.settings.lora is not None:
             raise InputError("freeze trains the heads alone, lora an adapter too: leave one of them out")
         scorer.requires_grad_(False)
-        self.head.final.requires_grad_(True)
         scorer.eval()
         seen: set[tuple[int, ...]] = set()
         groups: list[list[Encoded]] = []

@@ -19,7 +19,7 @@ from prefloop.workflows.evaluating import evaluate
 from prefloop.workflows.places import Place, store_of, workspace_at
 from prefloop.workflows.sampling import read_prompts, sample
 from prefloop.workflows.stages import Stages
-from prefloop.workflows.training import train
+from prefloop.workflows.training import settings_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ def loop(
         raise InputError(
             f"a guard watches an online run, which {config.method} is not: leave guard out, or method: ppo"
         )
+    _check_trainings(config, str(run))
     place = workspace_at(workspace)
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     base = Path(run).resolve().parent
@@ -170,6 +171,14 @@ def one_round(
         "policy": trained["artifact"],
         "metrics": trained["metrics"],
     }
+
+
+def _check_trainings(config: LoopConfig, run: str) -> None:
+    """A wrong word is found before anybody is asked anything. Raises InputError."""
+    settings_of("reward_model", config.reward_model, f"{run}: reward_model")
+    settings_of(config.method, config.train, f"{run}: train")
+    if config.guard is not None:
+        settings_of(config.method, {"guard": {"held_out": ["the round's own"], **config.guard}}, run)
 
 
 def portion(prompts: Sequence[Any], number: int, size: int) -> list[Any]:

@@ -84,11 +84,9 @@ def train(
     if data is not None:
         mapping["data"] = str(data) if isinstance(data, str | Path) else [str(one) for one in data]
     laid = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
-    mapping = merge({**way.defaults, **mapping}, laid)
-    parts = build_together(way.settings, mapping, str(run or f"train {method}"))
+    parts = settings_of(method, merge(mapping, laid), str(run or f"train {method}"))
     settings: RunSettings = parts[0]
-    online = next((part for part in parts if isinstance(part, OnlineSettings)), None)
-    check(settings.changes, online=online is not None)
+    online = _online(parts)
 
     place = workspace_at(workspace) if out is None else workspace_or_none(workspace)
     parents: list[str] = []
@@ -168,6 +166,18 @@ def train(
         job.finish(artifact.path)
         log(f"{way.makes}: {artifact.path}")
         return _result(artifact, started)
+
+
+def settings_of(method: str, mapping: Mapping[str, Any], where: str) -> list[Any]:
+    """The dataclasses of a method's settings: first RunSettings, last its own. Raises InputError that says `where`."""
+    way = METHODS[method]
+    parts = build_together(way.settings, {**way.defaults, **mapping}, where)
+    check(parts[0].changes, online=_online(parts) is not None)
+    return parts
+
+
+def _online(parts: Sequence[Any]) -> OnlineSettings | None:
+    return next((part for part in parts if isinstance(part, OnlineSettings)), None)
 
 
 def _memory(model: nn.Module) -> str:

@@ -134,6 +134,20 @@ def test_frozen_the_model_stays_and_its_heads_find_the_optimum(inputs: Path, tmp
     assert gradient < 0.02 * at_zero
 
 
+def test_frozen_members_learn_and_the_score_is_their_mean(inputs: Path, tmp_path: Path) -> None:
+    algorithm, _ = build("reward_model", inputs, tmp_path / "run", freeze=True, members=3)
+    assert [name for name, p in algorithm.model.named_parameters() if p.requires_grad and "scorer" in name] == []
+    assert algorithm.heads.weight.requires_grad
+    text = algorithm.train_rows[0].texts[0]
+    scores = algorithm.scores([text])[0]
+    assert torch.allclose(scores[0], scores[1:4].mean())
+
+
+def test_what_others_hold_out_must_be_there(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none of the \d+ rows is held out: give test_share"):
+        build("reward_model", inputs, tmp_path / "run", learn_from="held_out", test_share=0.0)
+
+
 def test_frozen_and_lora_are_two_wishes(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="leave one of them out"):
         build("reward_model", inputs, tmp_path / "run", freeze=True, lora={"rank": 2})

@@ -23,16 +23,6 @@ PROMPTS = [[1, 20, 21, 22], [1, 30, 31, 32, 33, 34, 35, 36, 37], [1, 9], [1, 5, 
 SAID = "is sampled the slow way, sequences of one length at a time: "
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def template(tiny_model: Path) -> Template:
-    return Template(load_tokenizer(tiny_model))
-
-
 def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -26,7 +26,7 @@ from transformers import (
 from prefloop.errors import InputError
 from prefloop.generation.sampler import Sample, Sampler, Sampling
 from prefloop.generation.steps import Decoding
-from prefloop.models.load import load_policy, load_tokenizer
+from prefloop.models.load import load_policy
 from prefloop.models.template import Template
 
 VOCABULARY, EOS = 40, 2
@@ -73,16 +73,6 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
         Gemma2Config(**SHAPE, head_dim=16, sliding_window=6)
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def template(tiny_model: Path) -> Template:
-    return Template(load_tokenizer(tiny_model))
 
 
 def made(name: str = "llama") -> PreTrainedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,21 +10,10 @@ import torch
 from prefloop.errors import InputError
 from prefloop.generation.sampler import Sampler, Sampling
 from prefloop.generation.twin import Adviser
-from prefloop.models.load import load_tokenizer
 from prefloop.models.template import Template
 from tests.encoders_decoders import KINDS, model_of
 
 PROMPTS = [[20, 21, 22], [30, 31, 32, 33, 34, 35, 36, 37], [9, 2], [5, 6, 7, 8, 2]]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def template(tiny_model: Path) -> Template:
-    return Template(load_tokenizer(tiny_model))
 
 
 def stream(seed: int = 0) -> torch.Generator:

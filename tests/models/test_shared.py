@@ -22,7 +22,7 @@ from prefloop.rewards.learned import LearnedReward
 from prefloop.rewards.shared_trunk import SharedTrunk
 from prefloop.workflows.training import train
 from tests.encoders_decoders import model_of
-from tests.small import settings_of, write_inputs
+from tests.small import settings_of, write_inputs_with_adapter
 from tests.tiny import write_tiny_model
 
 CPU = torch.device("cpu")
@@ -31,12 +31,8 @@ TEXTS = [Encoded([3, 4, 70, 71, 72, 73], 3), Encoded([3, 4, 70, 80, 81], 3), Enc
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With `adapter`: a reward model that was trained with lora from `policy`."""
     torch.set_num_threads(1)
-    folder = write_inputs(tmp_path_factory.mktemp("inputs"))
-    settings = settings_of("reward_model", folder, lora={"rank": 4}, lr=1e-2, epochs=2)
-    train("reward_model", out=folder / "adapter", overrides=settings, log=lambda words: None)
-    return folder
+    return write_inputs_with_adapter(tmp_path_factory.mktemp("inputs"), rank=4)
 
 
 def policy_of(inputs: Path) -> PreTrainedModel:

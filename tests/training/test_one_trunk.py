@@ -21,7 +21,7 @@ from prefloop.training.online_memory import batch_bytes, full_micro_batch, onlin
 from prefloop.training.reward import models_of
 from prefloop.workflows.training import train
 from tests.encoders_decoders import model_of
-from tests.small import build, settings_of, weights_of, write_inputs
+from tests.small import build, settings_of, weights_of, write_inputs_with_adapter
 
 SHARED: dict[str, Any] = {"lora": {"rank": 2}, "trunk": "shared"}
 SEPARATE: dict[str, Any] = {"lora": {"rank": 2}, "trunk": "separate"}
@@ -32,12 +32,8 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With `adapter`: a reward model that was trained with lora from `policy`, of another rank than the runs'."""
     torch.set_num_threads(1)
-    folder = write_inputs(tmp_path_factory.mktemp("inputs"))
-    settings = settings_of("reward_model", folder, lora={"rank": 3}, lr=1e-2, epochs=2)
-    train("reward_model", out=folder / "adapter", overrides=settings, log=lambda words: None)
-    return folder
+    return write_inputs_with_adapter(tmp_path_factory.mktemp("inputs"), rank=3)  # not that of the runs
 
 
 def trained(method: str, inputs: Path, out: Path, *, resume: bool = False, **changes: Any) -> dict[str, Any]:
