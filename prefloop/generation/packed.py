@@ -1,4 +1,4 @@
-"""Attention of one new token per sequence where several heads read the same keys and values (grouped queries).
+"""Attention that is ours within a model of the library; and one for heads that share keys and values.
 
 Attention written out copies the whole cache once for every head that reads it, with every token. Here the heads of a
 group are rows of one matrix product, and nothing is copied; the library's fused attention does the same by itself.
@@ -6,8 +6,9 @@ group are rows of one matrix product, and nothing is copied; the library's fused
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-ATTENTION = "prefloop_packed"
+ATTENTION = "prefloop_sampling"
 """The name of our attention in the transformers library's table of them."""
+_ATTENDS: ContextVar[Callable[..., tuple[Tensor, None]]] = ContextVar("attends")
 
 
 def attend(
@@ -43,15 +45,16 @@ def attend(
 
 
 @contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """Within it the model's layers attend by `attend`."""
+def attention_by(model: Any, function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """Within it the model's layers attend by `function`, which has the library's signature (see `attend`)."""
     config = model.config.get_text_config()
-    usual = config._attn_implementation
+    usual, token = config._attn_implementation, _ATTENDS.set(function)
     config._attn_implementation = ATTENTION
     try:
         yield
     finally:
         config._attn_implementation = usual
+        _ATTENDS.reset(token)
 
 
 def groups_heads(model: Any) -> bool:
@@ -61,4 +64,8 @@ def groups_heads(model: Any) -> bool:
     return config._attn_implementation == "eager" and groups is not None and groups < config.num_attention_heads
 
 
-AttentionInterface.register(ATTENTION, attend)
+def _attend(*given: Any, **named: Any) -> tuple[Tensor, None]:
+    return _ATTENDS.get()(*given, **named)
+
+
+AttentionInterface.register(ATTENTION, _attend)

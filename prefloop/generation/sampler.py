@@ -32,6 +32,8 @@ REFILL_SHARE = 8
 """Free slots are refilled once an eighth of the pool is free: one larger prefill is cheaper than many small ones."""
 PREFILL_TOKENS = 4096
 """Prompt tokens, padding included, that go through the model at once."""
+PADDING = 128
+"""Padding that a processor rather computes than a further call; what makes calls dearer computes any."""
 BYTES_PER_CHARACTER = 4
 """At most; a token that is part of a character holds one byte or more."""
 
@@ -131,7 +133,8 @@ class Sampler:
         )
         total, done = len(waiting), 0
         self.model.eval()
-        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), sampling, entropy)
+        each = total / max(1, len(set(map(tuple, prompts))))
+        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), each, sampling, entropy)
         while waiting or pool.busy:
             free = pool.free
             if waiting and len(free) * REFILL_SHARE >= len(pool.holds):
@@ -158,10 +161,10 @@ def _limits(limits: Sequence[int] | None, prompts: Sequence[Sequence[int]], samp
 class _Pool:
     """The slots of one call."""
 
-    def __init__(self, sampler: Sampler, slots: int, most: int, sampling: Sampling, entropy: bool) -> None:
+    def __init__(self, sampler: Sampler, slots: int, most: int, each: float, sampling: Sampling, entropy: bool) -> None:
         self.sampler, self.sampling, self.entropy = sampler, sampling, entropy
         self.device = sampler.model.device
-        self.steps = sampler.steps(slots, most)
+        self.steps = sampler.steps(slots, most, each)
         self.holds: list[_Request | None] = [None] * slots
         self.logits: Float[Tensor, "S V"] | None = None
         self.uniforms: Float[Tensor, "S N"] = torch.zeros(slots, 0, dtype=widest(self.device), device=self.device)
@@ -187,7 +190,7 @@ class _Pool:
         for slot, request in zip(free, requests, strict=False):
             places.setdefault(tuple(request.ids), []).append((slot, request))
             self.holds[slot] = request
-        for prompts in _portions(sorted(places, key=len)):
+        for prompts in _portions(sorted(places, key=len), PADDING if self.device.type == "cpu" else PREFILL_TOKENS):
             self._prefill(prompts, [(row, *place) for row, p in enumerate(prompts) for place in places[p]])
 
     def _prefill(self, prompts: list[tuple[int, ...]], places: list[tuple[int, int, _Request]]) -> None:
@@ -256,13 +259,16 @@ class _Pool:
         return any(words in tail for words in self.sampling.stop)
 
 
-def _portions(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Sorted prompts, cut so that none of the parts is much more than PREFILL_TOKENS when it is padded."""
+def _portions(prompts: list[tuple[int, ...]], padding: int) -> Iterator[list[tuple[int, ...]]]:
+    """Sorted prompts, cut so that no part has more padding, or is much more than PREFILL_TOKENS with it."""
     portion: list[tuple[int, ...]] = []
+    tokens = 0
     for prompt in prompts:
-        if portion and (len(portion) + 1) * len(prompt) > PREFILL_TOKENS:
+        padded = (len(portion) + 1) * len(prompt)
+        if portion and (padded > PREFILL_TOKENS or padded - tokens - len(prompt) > padding):
             yield portion
-            portion = []
+            portion, tokens = [], 0
         portion.append(prompt)
+        tokens += len(prompt)
     if portion:
         yield portion

@@ -19,8 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from prefloop.generation.cohorts import Cohorts
 from prefloop.generation.lockstep import Lockstep
-from prefloop.generation.packed import groups_heads, packed_attention
+from prefloop.generation.packed import attend, attention_by, groups_heads
+from prefloop.generation.prefill import prefill
 from prefloop.generation.slots import SlotCache, windows
 from prefloop.generation.twin import Twin
 from prefloop.models.encoder_decoder import has_encoder, read, start_token
@@ -47,8 +49,11 @@ class Steps(Protocol):
         ...
 
 
-Way = Callable[[int, int], Steps]
-"""Makes the steps of so many slots, for sequences of at most so many tokens, prompt included."""
+Way = Callable[[int, int, float], Steps]
+"""Makes the steps of so many slots, for sequences of so many tokens, prompt included, and so many of each prompt."""
+MANY = 6
+"""Sequences of each prompt from which on they decode in cohorts. Measured on 2 cores with 12.5 million parameters in
+float32: 8 of each take 0.65 of the time that they take side by side, single ones 1.1 to 1.3."""
 
 
 class Decoding:
@@ -69,20 +74,14 @@ class Decoding:
         self.model, self.windows, self.keeps_some_logits, self.packed = model, windows, keeps_some_logits, packed
         self.attention: Callable[[], AbstractContextManager[None]] = nullcontext
         if packed:
-            self.attention = partial(packed_attention, model)
+            self.attention = partial(attention_by, model, attend)
         self.cache = SlotCache(slots, most, model.device)
 
     def begin(self, prompts: Prompts, rows: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "n V"]:
-        device = self.model.device
-        lengths = torch.tensor([len(p) for p in prompts], device=device)
-        ids = torch.tensor([[*p, *[0] * (len(prompts[-1]) - len(p))] for p in prompts], device=device)
-        # Only the last real position's logits are wanted; the trunk alone would not serve every architecture.
-        last, column = torch.unique(lengths - 1, return_inverse=True)
-        some = {"logits_to_keep": last} if self.keeps_some_logits else {}
-        out = self.model(input_ids=ids, past_key_values=DynamicCache(), use_cache=True, **some)
-        self.cache.place(out.past_key_values, rows, slots, lengths[rows])
-        first: Tensor = out.logits[rows, column[rows] if some else lengths[rows] - 1].float()
-        return first
+        read, logits = prefill(self.model, prompts, self.keeps_some_logits)
+        lengths = torch.tensor([len(p) for p in prompts], device=self.model.device)
+        self.cache.place(read, rows, slots, lengths[rows])
+        return logits[rows]
 
     def advance(self, tokens: Int[Tensor, "S"], busy: Bool[Tensor, "S"], ended: Sequence[int]) -> Float[Tensor, "S V"]:
         cache = self.cache
@@ -176,7 +175,7 @@ def way_of(model: Any, log: Callable[[str], None]) -> Way:
     `log` is told why where that is not a fast one. The model is in eval mode.
     """
     if has_encoder(model):
-        return lambda slots, most: Writing(model)
+        return lambda slots, most, each: Writing(model)
     models = [model.policy, model.adviser] if isinstance(model, Twin) else [model]
     plain = Lockstep(models, keeps=False)
     try:
@@ -184,8 +183,8 @@ def way_of(model: Any, log: Callable[[str], None]) -> Way:
     except LookupError as reason:
         fast, why = [], str(reason.args[0])
     for way in fast:
-        if _agree(way(3, 8), plain):
-            return way
+        if _agree(way(3, 8, 1), plain):
+            return _in_cohorts(model, way, plain)
     slow = {
         "sequences of one length at a time": partial(Lockstep, models),
         "one sequence at a time": partial(Lockstep, models, alone=True),
@@ -193,7 +192,7 @@ def way_of(model: Any, log: Callable[[str], None]) -> Way:
     }
     how = next(how for how, steps in slow.items() if not steps().keeps or _agree(steps(), plain))
     log(f"{type(getattr(model, 'policy', model)).__name__} is sampled the slow way, {how}: {why}")
-    return lambda slots, most: slow[how]()
+    return lambda slots, most, each: slow[how]()
 
 
 def _fast(model: Any) -> list[Way]:
@@ -203,7 +202,21 @@ def _fast(model: Any) -> list[Way]:
         raise LookupError("it takes no position ids")
     seen, some = windows(model.config), "logits_to_keep" in takes
     packs = [True, False] if groups_heads(model) else [False]
-    return [partial(Decoding, model, windows=seen, keeps_some_logits=some, packed=packed) for packed in packs]
+
+    def side_by_side(packed: bool) -> Way:
+        return lambda slots, most, each: Decoding(model, slots, most, seen, some, packed)
+
+    return [side_by_side(packed) for packed in packs]
+
+
+def _in_cohorts(model: Any, way: Way, plain: Lockstep) -> Way:
+    """`way`, but for many sequences of each prompt in cohorts, on a processor and where that gives the same."""
+    if model.device.type != "cpu" or isinstance(model, Twin) or set(windows(model.config).values()) != {None}:
+        return way
+    some = "logits_to_keep" in inspect.signature(model.forward).parameters
+    if not _agree(Cohorts(model, 3, some), plain):
+        return way
+    return lambda slots, most, each: Cohorts(model, slots, some) if each >= MANY else way(slots, most, each)
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def test_greedy_is_the_librarys_and_the_way_is_said_once(kind: str, template: Te
         groups = sampler(PROMPTS, 2, Sampling(max_new_tokens=9, temperature=0), stream())
         assert [[sample.ids for sample in group] for group in groups] == [[ids, ids] for ids in expected]
         assert all(s.terminated == (s.ids[-1] == 2) for group in groups for s in group)
-        steps = sampler.steps(1, 8)
+        steps = sampler.steps(1, 8, 1)
         assert isinstance(steps, Lockstep)
         assert (steps.alone, steps.keeps) == (kind in ALONE, kind not in AGAIN)
     assert len(said) == 2  # one for each sampler

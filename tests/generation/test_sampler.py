@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from prefloop.errors import InputError
-from prefloop.generation.sampler import Sample, Sampler, Sampling
+from prefloop.generation.cohorts import Cohorts
+from prefloop.generation.sampler import Sample, Sampler, Sampling, _portions
 from prefloop.generation.steps import Decoding
 from prefloop.models.load import load_policy
 from prefloop.models.template import Template
@@ -91,19 +92,20 @@ def stream(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_greedy_is_the_librarys_greedy_whatever_the_slots(name: str, template: Template) -> None:
-    """With 2 slots and 8 sequences, finished slots are refilled while others are still decoding."""
+@pytest.mark.parametrize("each", [2, 7])
+def test_greedy_is_the_librarys_greedy_whatever_the_slots(name: str, each: int, template: Template) -> None:
+    """With few slots, finished ones are refilled while others are still decoding; 7 of each prompt go in cohorts."""
     model = made(name)
     sampling = Sampling(max_new_tokens=9, temperature=0)
-    for slots in (2, 3, 64):
-        groups = Sampler(model, template, slots)(PROMPTS, 2, sampling, stream())
+    for slots in (each, each + 1, 64):
+        groups = Sampler(model, template, slots)(PROMPTS, each, sampling, stream())
         for prompt, group in zip(PROMPTS, groups, strict=True):
             inputs = torch.tensor([prompt])
             whole = model.generate(
                 inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=9, do_sample=False, pad_token_id=0
             )
             expected = whole[0, len(prompt) :].tolist()
-            assert [sample.ids for sample in group] == [expected, expected]
+            assert [sample.ids for sample in group] == [expected] * each
             assert all(sample.terminated == (expected[-1] == EOS) for sample in group)
 
 
@@ -116,14 +118,14 @@ def fresh_logprobs(model: PreTrainedModel, prompt: list[int], sample: Sample, te
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.5)])
+@pytest.mark.parametrize(("temperature", "top_p", "each"), [(1.0, 1.0, 3), (0.7, 1.0, 3), (1.3, 0.5, 3), (1.3, 0.5, 7)])
 def test_log_probabilities_are_those_of_a_fresh_pass(
-    name: str, temperature: float, top_p: float, template: Template
+    name: str, temperature: float, top_p: float, each: int, template: Template
 ) -> None:
     """Of the whole distribution at the sampling temperature, also where top-p narrowed the choice."""
     model = made(name)
     sampling = Sampling(max_new_tokens=9, temperature=temperature, top_p=top_p)
-    groups = Sampler(model, template, slots=3)(PROMPTS, 3, sampling, stream())
+    groups = Sampler(model, template, slots=each)(PROMPTS, each, sampling, stream())
     lengths = set()
     for prompt, group in zip(PROMPTS, groups, strict=True):
         for sample in group:
@@ -138,6 +140,33 @@ def test_float32_log_probabilities_are_exact_to_1e_5(template: Template) -> None
     for prompt, group in zip(PROMPTS, groups, strict=True):
         for sample in group:
             assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, 1.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2 (absolute positions)", "llama (eager attention)"])
+def test_in_cohorts_the_same_is_drawn(name: str, template: Template, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever dies when: with 5 slots a cohort's dead outnumber its living, and its slots are taken by others."""
+    sampling = Sampling(max_new_tokens=30, temperature=1.3)
+    prompts = [*PROMPTS, PROMPTS[0]]
+    expected = Sampler(made(name), template, slots=64)(prompts, 1, sampling, stream(), seeds=range(5))
+    monkeypatch.setattr("prefloop.generation.steps.MANY", 1)
+    for slots in (1, 3, 5):
+        sampler = Sampler(made(name), template, slots)
+        assert isinstance(sampler.steps(1, 8, 1), Cohorts)
+        found = sampler(prompts, 1, sampling, stream(), seeds=range(5))
+        assert [[s.ids for s in group] for group in found] == [[s.ids for s in group] for group in expected]
+    assert len({len(group[0].ids) for group in expected}) > 2
+
+
+def test_a_window_is_nothing_for_cohorts(template: Template) -> None:
+    assert not isinstance(Sampler(made("mistral (a window of 6)"), template).steps(1, 8, 99), Cohorts)
+
+
+def test_padding_divides_prompts_into_portions() -> None:
+    """6 and 4 tokens of padding are too much for a portion that may have 5, and 4 are not."""
+    prompts = [(0,) * n for n in (2, 4, 6, 20)]
+    assert [[len(p) for p in part] for part in _portions(prompts, 5)] == [[2, 4], [6], [20]]
+    assert [[len(p) for p in part] for part in _portions(prompts, 6)] == [[2, 4, 6], [20]]
+    assert [[len(p) for p in part] for part in _portions(prompts, 4096)] == [[2, 4, 6, 20]]
 
 
 def test_the_same_seed_gives_the_same_samples(template: Template) -> None:
@@ -365,7 +394,7 @@ def test_keys_that_several_heads_read_are_not_copied(
 ) -> None:
     """Decoding gives the library's own greedy search, and never calls what copies them."""
     model = made(name)
-    steps = Sampler(model, template).steps(1, 8)
+    steps = Sampler(model, template).steps(1, 8, 1)
     assert isinstance(steps, Decoding)
     assert steps.packed == packed
     if not packed:
@@ -397,6 +426,6 @@ def test_attention_that_asks_for_more_is_left_as_it_is(template: Template, monke
         return 0.5 * out, weights
 
     monkeypatch.setattr(module, "eager_attention_forward", with_sinks)
-    steps = Sampler(model, template).steps(1, 8)
+    steps = Sampler(model, template).steps(1, 8, 1)
     assert isinstance(steps, Decoding)
     assert not steps.packed
