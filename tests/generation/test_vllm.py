@@ -24,7 +24,9 @@ from prefloop.models.load import load_policy
 from prefloop.models.template import Template
 from prefloop.training import online
 from prefloop.training.rollout import make_rollout
-from tests.small import build, write_inputs
+from prefloop.training.run import read_metrics
+from prefloop.workflows.training import train
+from tests.small import build, settings_of, write_inputs
 from tests.tiny import write_tiny_model
 from tests.vllm_stub import Cut, VllmStub, serving
 
@@ -62,7 +64,7 @@ def policy(tiny_model: Path) -> Any:
 def served(
     policy: Any, template: Template, stub: VllmStub, folder: Path, log: Callable[[str], None] = print, **more: Any
 ) -> ServedSampler:
-    given = {"url": stub.url, "folder": str(folder / "weights"), "timeout": 5.0, "max_gap": 0.01, **more}
+    given = {"url": stub.url, "folder": str(folder / "weights"), "timeout": 60.0, "max_gap": 0.01, **more}
     return ServedSampler(policy, template, VllmSettings(**given), log)
 
 
@@ -155,10 +157,11 @@ def test_a_completion_ends_where_a_sampler_ends_it(
     end = free[1][0].ids[1]
     policy.generation_config.eos_token_id = [policy.config.eos_token_id, end]
     sampler, own = served(policy, template, stub, tmp_path), Sampler(policy, template)
-    sampler.update(0)
+    for each in (sampler, own):
+        each.update(0)
     (found,) = sampler(PROMPTS[1:2], 1, sampling, stream())
     (right,) = own(PROMPTS[1:2], 1, sampling, stream())
-    assert (found[0].ids, found[0].terminated) == (right[0].ids, True)
+    assert (found[0].ids, found[0].terminated, found[0].weight_version) == (right[0].ids, True, right[0].weight_version)
     assert len(found[0].ids) <= 2
 
 
@@ -236,6 +239,27 @@ def test_a_server_that_stays_behind_is_found(policy: Any, template: Template, st
         sampler(PROMPTS, 1, Sampling(), stream())
 
 
+@pytest.mark.parametrize("by", [0.002, 0.02, 0.2])
+def test_rounding_is_no_false_alarm(policy: Any, template: Template, stub: VllmStub, tmp_path: Path, by: float) -> None:
+    """A server in bfloat16 follows a policy in float32, by small steps and large; where it stays behind is found."""
+    stub.model.bfloat16()
+    sampler = served(policy, template, stub, tmp_path, max_gap=0.5)
+    done = 0
+
+    def go_on(steps: int) -> None:
+        nonlocal done
+        for _ in range(steps):
+            done += 1
+            move(policy, by)
+            sampler.update(done)
+
+    go_on(8)
+    stub.before = keeps
+    with pytest.raises(RunError, match="does not have the weights that it was given"):
+        go_on(100)
+    assert done <= 8 + max(1, 0.04 / by)
+
+
 def test_a_server_that_dies_half_way_loses_nothing(
     policy: Any, template: Template, stub: VllmStub, tmp_path: Path
 ) -> None:
@@ -286,17 +310,19 @@ def test_an_answer_that_takes_too_long_is_asked_for_again(
     policy: Any, template: Template, stub: VllmStub, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    sampler = served(policy, template, stub, tmp_path, said.append, timeout=1.0, in_flight=1)
+    sampler = served(policy, template, stub, tmp_path, said.append, in_flight=1)
     sampler.update(0)
-    naps = [1.2]
+    sampler.server.timeout = 1.5
+    naps = [1.7]
     stub.before = lambda path, body: time.sleep(naps.pop()) if "seed" in body and naps else None
     assert are_the_policys(policy, sampler(PROMPTS, 1, Sampling(max_new_tokens=3), stream()))
     assert "TimeoutError" in said[0]
 
 
 def test_a_server_that_stays_away_is_an_error(policy: Any, template: Template, stub: VllmStub, tmp_path: Path) -> None:
-    sampler = served(policy, template, stub, tmp_path, timeout=0.1)
+    sampler = served(policy, template, stub, tmp_path)
     sampler.update(0)
+    sampler.server.timeout = 0.1
 
     def gone(path: str, body: Any) -> tuple[int, Any] | None:
         raise Cut
@@ -304,6 +330,7 @@ def test_a_server_that_stays_away_is_an_error(policy: Any, template: Template, s
     stub.before = gone
     with pytest.raises(RunError, match="is gone .* was not back after 0.1 seconds; start it, and go on with --resume"):
         sampler(PROMPTS, 1, Sampling(max_new_tokens=3), stream())
+    sampler.server.timeout = 60.0
     stub.before = lambda path, body: (503, {"error": "no room"}) if body.get("seed") else None
     with pytest.raises(RunError, match="gave no answer, 3 times .*status 503, no room"):
         sampler(PROMPTS, 1, Sampling(max_new_tokens=3), stream())
@@ -353,10 +380,16 @@ def test_what_was_started_otherwise_is_refused(policy: Any, template: Template, 
     with pytest.raises(InputError, match="no vLLM server answers at"):
         served(policy, template, stub, tmp_path)  # it is gone now
     with serving(other) as stub:
-        sampler = served(policy, template, stub, tmp_path, timeout=0.05)
-        stub.before = lambda path, body: (200, {"success": False}) if path == "/reset_prefix_cache" else None
+        sampler = served(policy, template, stub, tmp_path)
+
+        def busy(path: str, body: Any) -> tuple[int, Any] | None:
+            sampler.server.timeout = 0.3
+            return (200, {"success": False}) if path == "/reset_prefix_cache" else None
+
+        stub.before = busy
         with pytest.raises(RunError, match="does not empty its prefix cache"):
             sampler.update(0)
+        sampler.server.timeout = 60.0
         stub.before = lambda path, body: (500, {"detail": "no such file"}) if path == "/collective_rpc" else None
         with pytest.raises(RunError, match="could not load the policy's weights .*no such file.* under that path"):
             sampler.update(0)
@@ -417,6 +450,32 @@ def test_a_run_with_a_server(tmp_path: Path, method: str, more: dict[str, Any]) 
     assert len(run.metrics) == 3
     assert all(row["sampler/logprob_gap_max"] < 1e-4 for row in run.metrics)
     assert any(not torch.equal(start[name], value) for name, value in algorithm.roles.policy.state_dict().items())
+
+
+def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server then holds weights that the resumed policy does not have any more."""
+    inputs, honest = write_inputs(tmp_path / "inputs"), online.sample_rollout
+
+    def cut(roles: Any, sampler: Any, prompts: Any, run: Any, step: int) -> Any:
+        if step == 2:
+            raise KeyboardInterrupt
+        return honest(roles, sampler, prompts, run, step)
+
+    with serving(inputs / "policy") as stub:
+        place = {"url": stub.url, "folder": str(tmp_path / "weights")}
+        more = {"steps": 4, "log_every": 1, "lr": 1e-2, "vllm": place, "checkpoint_seconds": 0}
+        given = settings_of("rloo", inputs, **more)
+        monkeypatch.setattr(online, "sample_rollout", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train("rloo", out=tmp_path / "run", overrides=given, log=print)
+        monkeypatch.setattr(online, "sample_rollout", honest)
+        stub.begin()
+        made = train("rloo", out=tmp_path / "run", overrides=given, log=print, resume=True)
+        handed = [Path(body["kwargs"]["weights_path"]).name for body in stub.paths("/collective_rpc")]
+    assert [name.split("-")[1] for name in handed] == ["0", "1", "2", "2", "3"]
+    rows = read_metrics(Path(made["artifact"]) / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["sampler/logprob_gap_max"] < 1e-4 for row in rows)
 
 
 def test_a_mask_policy_is_refused(tmp_path: Path, stub: VllmStub) -> None:
