@@ -1,7 +1,7 @@
 """A vLLM server as its clients see it: what is asked over HTTP, and what it means when no answer comes.
 
-The names of requests and answers are those of vLLM's own sources, read in November 2026 (0.18 and later): the
-OpenAI-compatible part in vllm/entrypoints/openai/completion/protocol.py, and the part that it has with
+The names of requests and answers are those of vLLM's own sources as they were in November 2026: the OpenAI-compatible
+part in vllm/entrypoints/openai/completion/protocol.py, and the part that it has with
 VLLM_SERVER_DEV_MODE=1 in vllm/entrypoints/serve/dev (rpc, cache).
 """
 
@@ -91,7 +91,7 @@ class Server:
             raise Lost(f"a completion ended with {choice.get('finish_reason')!r}")
         ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
         if not isinstance(ids, list) or not isinstance(logprobs, list):
-            raise RunError(f"{self.url} gives no token_ids or no token_logprobs: it must be vLLM 0.18 or later")
+            raise RunError(f"{self.url} gives no token_ids or no token_logprobs: use a newer vLLM")
         if not 1 <= len(ids) <= limit or len(ids) != len(logprobs):
             raise RunError(
                 f"{self.url} was asked for 1 to {limit} tokens and gave {len(ids)}, with {len(logprobs)} "
@@ -107,7 +107,7 @@ class Server:
             rest = list(zip(ids, found, strict=True))[prompt_length:]
             return [self._sound(each[str(token)]["logprob"]) for token, each in rest]
         except (TypeError, KeyError, ValueError):
-            raise RunError(f"{self.url} gives no prompt_logprobs: it must be vLLM 0.18 or later") from None
+            raise RunError(f"{self.url} gives no prompt_logprobs: use a newer vLLM") from None
 
     def load(self, folder: Path) -> None:
         """Have it take the weights in `folder`, and forget what it computed with others.
@@ -121,7 +121,7 @@ class Server:
         except Failed as error:
             raise RunError(
                 f"{self.url} could not load the policy's weights ({error}): it must see {folder} under that path, "
-                "serve a model of the policy's shape, and be vLLM 0.18 or later; its own log says more"
+                "serve a model of the policy's shape, and be a vLLM that knows weights_path; its own log says more"
             ) from None
         until = time.monotonic() + self.timeout
         while (self.call("POST", "/reset_prefix_cache") or {}).get("success") is False:  # something is still running
