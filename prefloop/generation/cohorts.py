@@ -21,12 +21,14 @@ from prefloop.generation.prefill import prefill
 from prefloop.generation.slots import STEP
 
 Prompts = Sequence[Sequence[int]]
+PADDING = 128
+"""Of a cohort's prompts, which is read again with every token; more, and two cohorts are cheaper."""
 
 
 class Cohorts(Cache):  # type: ignore[misc]
     """Every slot is of at most one living sequence of one cohort. For layers that see all tokens before theirs."""
 
-    refills = True
+    refills, padding = True, PADDING
 
     def __init__(self, model: Any, slots: int, keeps_some_logits: bool) -> None:
         super().__init__(layers=[])

@@ -8,6 +8,7 @@ a cache of its own, the model's, and the model never learns that there are other
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -42,7 +43,7 @@ class _Group:
 class Lockstep:
     """A model, or several side by side: their logits stand in one row, as a `Twin`'s do."""
 
-    refills = True
+    refills, padding = True, sys.maxsize
 
     def __init__(self, models: Sequence[Any], *, alone: bool = False, keeps: bool = True) -> None:
         """`alone` gives every sequence a cache of its own. Without `keeps` there is none: every sequence is read anew

@@ -8,7 +8,7 @@ behind, so nothing is padded on the left. The sampled token's log-probability an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,8 +32,6 @@ REFILL_SHARE = 8
 """Free slots are refilled once an eighth of the pool is free: one larger prefill is cheaper than many small ones."""
 PREFILL_TOKENS = 4096
 """Prompt tokens, padding included, that go through the model at once."""
-PADDING = 128
-"""Padding that a processor rather computes than a further call; what makes calls dearer computes any."""
 BYTES_PER_CHARACTER = 4
 """At most; a token that is part of a character holds one byte or more."""
 
@@ -48,10 +46,12 @@ class Sample:
     """Of the distribution that each id was drawn from, in nats; empty unless it was asked for."""
     terminated: bool = False
     """Ended by EOS or a stop string; False when the length limit cut it off."""
+    weight_version: int | None = None
+    """Which of the policy's weights made it: the number that the sampler's `update` was last told; None before that."""
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """One sequence to sample."""
 
     prompt: int
@@ -78,9 +78,9 @@ class Sampler:
         the model is sampled in a slower way than others, and why."""
         self.model = model if adviser is None else Twin(model, adviser.model)
         self.template, self.slots, self.adviser, self.log = template, slots, adviser, log
-        declared = getattr(model.generation_config, "eos_token_id", None)
-        self.stops = {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+        self.stops = stops_of(model, template)
         self.positions = positions_of(model.config)
+        self.weight_version: int | None = None
         if has_encoder(model) and adviser is not None:
             raise InputError(f"{type(model).__name__} has an encoder; a mask policy is for decoders alone")
 
@@ -88,6 +88,10 @@ class Sampler:
     def steps(self) -> Way:
         """Makes what computes the logits of a pool of slots."""
         return way_of(self.model, self.log)
+
+    def update(self, weight_version: int) -> None:
+        """The model's weights may be others now, and have this number. They are its own: nothing else is to be done."""
+        self.weight_version = weight_version
 
     @torch.no_grad()
     def __call__(
@@ -111,30 +115,14 @@ class Sampler:
         with the number of rows). `told(i, sample)` is called after each token of a sample of prompt i.
         Raises InputError for an empty prompt or one that leaves no room for an answer.
         """
-        sampling.check()
-        longest = max(map(len, prompts), default=0)
-        if min(map(len, prompts), default=1) == 0:
-            raise InputError("a prompt has no tokens")
-        if longest + 1 > self.positions:
-            raise InputError(f"a prompt has {longest} tokens; this model takes {self.positions}, the answer included")
-        results = [[Sample() for _ in range(per_prompt)] for _ in prompts]
-        streams = torch.randint(1 << 62, (len(prompts), per_prompt), generator=generator)
-        if seeds is not None:
-            streams = torch.tensor(list(seeds))[:, None] + torch.arange(per_prompt)
-        # Prompts of like length are prefilled and decoded together; the order of the results is not touched.
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        room = [
-            min(n, self.positions - len(p)) for n, p in zip(_limits(limits, prompts, sampling), prompts, strict=True)
-        ]
-        waiting = deque(
-            _Request(i, prompts[i], results[i][k], room[i], int(streams[i, k]))
-            for i in order
-            for k in range(per_prompt)
-        )
+        results = [[Sample(weight_version=self.weight_version) for _ in range(per_prompt)] for _ in prompts]
+        waiting = deque(requests(prompts, results, sampling, generator, self.positions, limits, seeds))
         total, done = len(waiting), 0
         self.model.eval()
+        most = max((len(request.ids) for request in waiting), default=0)
+        most += max((request.limit for request in waiting), default=0)
         each = total / max(1, len(set(map(tuple, prompts))))
-        pool = _Pool(self, min(self.slots, total), longest + max(room, default=0), each, sampling, entropy)
+        pool = _Pool(self, min(self.slots, total), most, each, sampling, entropy)
         while waiting or pool.busy:
             free = pool.free
             if waiting and len(free) * REFILL_SHARE >= len(pool.holds):
@@ -150,12 +138,66 @@ class Sampler:
         return results
 
 
+def stops_of(model: PreTrainedModel, template: Template) -> set[int]:
+    """The tokens that end a completion: the tokenizer's EOS, and those that the model declares."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    return {template.eos_id, *(declared if isinstance(declared, list) else [declared])} - {None}
+
+
+def requests(
+    prompts: Sequence[Sequence[int]],
+    results: Sequence[Sequence[Sample]],
+    sampling: Sampling,
+    generator: torch.Generator,
+    positions: int,
+    limits: Sequence[int] | None,
+    seeds: Sequence[int] | None,
+) -> list[Request]:
+    """One for each sample of `results`, prompts of like length side by side; as `Sampler.__call__` says it.
+
+    Raises InputError for an empty prompt, or one that leaves no room for an answer in so many `positions`.
+    """
+    sampling.check()
+    longest = max(map(len, prompts), default=0)
+    if min(map(len, prompts), default=1) == 0:
+        raise InputError("a prompt has no tokens")
+    if longest + 1 > positions:
+        raise InputError(f"a prompt has {longest} tokens; this model takes {positions}, the answer included")
+    per_prompt = len(results[0]) if results else 0
+    streams = torch.randint(1 << 62, (len(prompts), per_prompt), generator=generator)
+    if seeds is not None:
+        streams = torch.tensor(list(seeds))[:, None] + torch.arange(per_prompt)
+    room = [min(n, positions - len(p)) for n, p in zip(_limits(limits, prompts, sampling), prompts, strict=True)]
+    return [
+        Request(i, prompts[i], results[i][k], room[i], int(streams[i, k]))
+        for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for k in range(per_prompt)
+    ]
+
+
 def _limits(limits: Sequence[int] | None, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Sequence[int]:
     if limits is None:
         return [sampling.max_new_tokens] * len(prompts)
     if len(limits) != len(prompts) or min(limits, default=1) < 1:
         raise InputError(f"limits needs one number >= 1 for each of {len(prompts)} prompts, got {list(limits)[:8]}")
     return limits
+
+
+class Ends:
+    """Says of a completion whether its last token ends it: one of `stops`, or the last of a stop string."""
+
+    def __init__(self, template: Template, stops: Container[int], words: Sequence[str]) -> None:
+        self.template, self.stops, self.words = template, stops, words
+        self.longest = max(map(len, words), default=0) * BYTES_PER_CHARACTER
+
+    def __call__(self, ids: Sequence[int]) -> bool:
+        """Of a completion of one token or more."""
+        if ids[-1] in self.stops:
+            return True
+        if not self.words:
+            return False
+        tail = self.template.decode(ids[-self.longest :])
+        return any(words in tail for words in self.words)
 
 
 class _Pool:
@@ -165,13 +207,13 @@ class _Pool:
         self.sampler, self.sampling, self.entropy = sampler, sampling, entropy
         self.device = sampler.model.device
         self.steps = sampler.steps(slots, most, each)
-        self.holds: list[_Request | None] = [None] * slots
+        self.holds: list[Request | None] = [None] * slots
         self.logits: Float[Tensor, "S V"] | None = None
         self.uniforms: Float[Tensor, "S N"] = torch.zeros(slots, 0, dtype=widest(self.device), device=self.device)
         """The numbers that decide the tokens of each slot's sequence, in order."""
         self.drawn: Int[Tensor, "S 1"] = torch.zeros(slots, 1, dtype=torch.long, device=self.device)
         """How many of them were used."""
-        self.longest_stop = max(map(len, sampling.stop), default=0) * BYTES_PER_CHARACTER
+        self.ends = Ends(sampler.template, sampler.stops, sampling.stop)
 
     @property
     def free(self) -> list[int]:
@@ -184,16 +226,16 @@ class _Pool:
     def busy(self) -> int:
         return sum(request is not None for request in self.holds)
 
-    def fill(self, free: list[int], requests: list[_Request]) -> None:
+    def fill(self, free: list[int], requests: list[Request]) -> None:
         """Prefill each distinct prompt once and copy it to the slots of its samples."""
-        places: dict[tuple[int, ...], list[tuple[int, _Request]]] = {}
+        places: dict[tuple[int, ...], list[tuple[int, Request]]] = {}
         for slot, request in zip(free, requests, strict=False):
             places.setdefault(tuple(request.ids), []).append((slot, request))
             self.holds[slot] = request
-        for prompts in _portions(sorted(places, key=len), PADDING if self.device.type == "cpu" else PREFILL_TOKENS):
+        for prompts in _portions(sorted(places, key=len), self.steps.padding):
             self._prefill(prompts, [(row, *place) for row, p in enumerate(prompts) for place in places[p]])
 
-    def _prefill(self, prompts: list[tuple[int, ...]], places: list[tuple[int, int, _Request]]) -> None:
+    def _prefill(self, prompts: list[tuple[int, ...]], places: list[tuple[int, int, Request]]) -> None:
         """`places` says which row of `prompts` goes to which slot for which request."""
         rows, slots, requests = (list(column) for column in zip(*places, strict=True))
         first = self.steps.begin(prompts, rows, slots)
@@ -220,7 +262,7 @@ class _Pool:
         self.logits, self.uniforms, self.drawn = self.logits[index], self.uniforms[index], self.drawn[index]
         self.holds = [self.holds[slot] for slot in kept]
 
-    def step(self) -> Iterator[_Request]:
+    def step(self) -> Iterator[Request]:
         """Draw one token in every slot, compute the logits of the next, and say whose sequences grew."""
         assert self.logits is not None
         uniforms = self.uniforms.gather(1, self.drawn)[:, 0]
@@ -241,7 +283,7 @@ class _Pool:
             sample.logprobs.append(logprob)
             if entropies is not None:
                 sample.entropies.append(entropies[slot])
-            sample.terminated = token in self.sampler.stops or self._at_a_stop(sample)
+            sample.terminated = self.ends(sample.ids)
             if sample.terminated or len(sample.ids) >= request.limit:
                 self.holds[slot] = None
                 ended.append(slot)
@@ -251,12 +293,6 @@ class _Pool:
             self.logits = self.steps.advance(drawn.tokens, busy, ended)
             self.drawn = self.drawn + busy[:, None]
         return iter(grew)
-
-    def _at_a_stop(self, sample: Sample) -> bool:
-        if not self.sampling.stop:
-            return False
-        tail = self.sampler.template.decode(sample.ids[-self.longest_stop :])
-        return any(words in tail for words in self.sampling.stop)
 
 
 def _portions(prompts: list[tuple[int, ...]], padding: int) -> Iterator[list[tuple[int, ...]]]:

@@ -7,6 +7,7 @@ of an encoder-decoder begins all its sequences together.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -35,6 +36,8 @@ class Steps(Protocol):
 
     refills: bool
     """A slot can take a new sequence while others are still decoding."""
+    padding: int
+    """The most padding with which it should read prompts together, in tokens."""
 
     def begin(self, prompts: Prompts, rows: Sequence[int], slots: Sequence[int]) -> Float[Tensor, "n V"]:
         """Read prompts, sorted by length; slot `slots[i]` goes on with `prompts[rows[i]]`. Returns its first logits."""
@@ -59,7 +62,7 @@ float32: 8 of each take 0.65 of the time that they take side by side, single one
 class Decoding:
     """A decoder alone: a cache that each slot fills to its own length, and a mask that hides what lies behind."""
 
-    refills = True
+    refills, padding = True, sys.maxsize
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class Writing:
     Such decoders count positions from one number for the whole batch, so no slot can begin while others are under way.
     """
 
-    refills = False
+    refills, padding = False, sys.maxsize
 
     def __init__(self, model: Any) -> None:
         self.model, self.start = model, start_token(model)

@@ -64,6 +64,14 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
         save_model(model, tokenizer, folder)
 
 
+def write_weights(model: nn.Module, folder: Path) -> None:
+    """Write the weights that a model in training has now, an adapter's update added to them, in the number format that
+    it is trained in; the model stays what it is."""
+    whole: Any = merged(_apart(model)) if isinstance(model, PeftModel) else model
+    with disk_errors():
+        whole.save_pretrained(folder)
+
+
 def merged(model: PeftModel) -> PreTrainedModel:
     """The adapter's update folded into the weights that it was trained on, these in full where they were in 4 bits."""
     base: Any = model.get_base_model()

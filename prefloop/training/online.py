@@ -22,6 +22,7 @@ from torch import Tensor
 from prefloop.datasets.collate import text_batches
 from prefloop.errors import RunError
 from prefloop.generation.sampler import Sampler
+from prefloop.generation.vllm import ServedSampler
 from prefloop.models.heads import trainable
 from prefloop.models.load import base_of
 from prefloop.models.trees import texts_of
@@ -131,6 +132,7 @@ def train_online(algorithm: OnlineAlgorithm, run: Run, watch: Watch | None = Non
                 steered.steer(changes)
             roles.cool(step / max(1, planned - 1))
             chosen = curriculum.choose(asked, step)
+            sampler.update(step)
             sampled, _ = sample_rollout(roles, sampler, [roles.prompts[i] for i in chosen], run, step)
             measured = budget.spend(partial(roles.measured, replace(sampled, beta=kl.beta)))
             curriculum.saw(chosen, groups(measured))
@@ -236,7 +238,7 @@ def distinct(sequences: Sequence[Sequence[int]], n: int) -> float:
 
 def sample_rollout(
     roles: Roles,
-    sampler: Sampler,
+    sampler: Sampler | ServedSampler,
     prompts: Sequence[Messages],
     run: Run,
     step: int,

@@ -22,6 +22,7 @@ from prefloop.datasets.rows import demonstration_rows, train_prompts
 from prefloop.errors import InputError
 from prefloop.generation.sampler import Sampler, Sampling
 from prefloop.generation.twin import Adviser
+from prefloop.generation.vllm import ServedSampler
 from prefloop.models.adapters import save_trained
 from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
@@ -87,9 +88,19 @@ class Roles:
         """How completions are drawn now."""
         return Sampling(max_new_tokens=self.settings.max_new_tokens, temperature=self.temperature)
 
-    def sampler(self, log: Callable[[str], None] = lambda words: None) -> Sampler:
-        """What rollouts are sampled with; `log` is told when that is slower than it is for other models, and why."""
-        return Sampler(base_of(self.policy), self.template, adviser=self.adviser, log=log)
+    def sampler(self, log: Callable[[str], None] = lambda words: None) -> Sampler | ServedSampler:
+        """What rollouts are sampled with; `log` is told when that is slower than it is for other models, and why.
+
+        Raises InputError where a server cannot do it.
+        """
+        if self.settings.vllm is None:
+            return Sampler(base_of(self.policy), self.template, adviser=self.adviser, log=log)
+        if self.adviser is not None:
+            raise InputError(
+                "a mask policy says for each token what may be sampled, and a vLLM server does not ask it: leave out "
+                "vllm, or use a method without a mask policy, such as ppo"
+            )
+        return ServedSampler(self.policy, self.template, self.settings.vllm, log)
 
     def logprobs(self, part: Rollout) -> Float[Tensor, "n"]:
         """log pi of each valid decision at the sampling temperature, in nats."""

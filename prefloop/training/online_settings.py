@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
+from prefloop.generation.vllm import VllmSettings
 from prefloop.training.run import Share
 from prefloop.training.watch import GuardSettings
 
@@ -49,6 +50,8 @@ class OnlineSettings:
     """The last rollout's temperature, reached from `temperature` in a straight line; without it they are alike."""
     curriculum: Share = 0.0
     """Share of a rollout's prompts drawn by the variance of their last group's scores; the others come in turn."""
+    vllm: VllmSettings | None = None
+    """Sample with a vLLM server, which gets the policy's weights before each rollout; see sampling.md."""
     sampler_gap: PositiveFloat = 0.05
     """Warn when the sampler's and the trainer's log-probabilities are further apart on average, in nats."""
     importance_cap: PositiveFloat | None = None

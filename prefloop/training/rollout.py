@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prefloop.datasets.collate import completion_mask, pad
+from prefloop.errors import RunError
 from prefloop.generation.sampler import Sample
 
 
@@ -99,7 +100,15 @@ def make_rollout(
     weight_version: int,
     device: torch.device,
 ) -> Rollout:
-    """Sampled ids, not their text tokenised again: the decisions are exactly those that were made."""
+    """Sampled ids, not their text tokenised again: the decisions are exactly those that were made.
+
+    Raises RunError where a sample says that it was made with other weights than those of `weight_version`.
+    """
+    if others := {sample.weight_version for sample in samples} - {weight_version, None}:
+        raise RunError(
+            f"rollout {weight_version + 1} is for weights that had {weight_version} rollouts, but some of its samples "
+            f"were made with those of {', '.join(map(str, others))}: a sampler needs `update` before it is asked"
+        )
     lengths = [len(s.ids) for s in samples]
     valid = completion_mask([0] * len(samples), lengths, max(lengths))
     logprobs = torch.zeros(valid.shape)
