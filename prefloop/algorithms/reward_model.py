@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ from prefloop.functional.feedback import (
 )
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
-from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE_KEY, Answers, Heads
+from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE_KEY, Answers, Heads, width_of
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import BIAS_KEY, base_of, load_tokenizer
 from prefloop.models.template import Encoded, Template
@@ -47,6 +47,7 @@ from prefloop.settings import check_choice
 from prefloop.training.meta import MetaSettings, ascended
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
+from prefloop.training.probe import fold_of, solve
 from prefloop.training.reading import Reading
 from prefloop.training.roles import trained_reward_model
 from prefloop.training.run import Run, Share, generator
@@ -83,7 +84,11 @@ class RewardModelConfig:
     model, which must have seen other answers than the one that a policy is trained on."""
     freeze: bool = False
     """Train the heads only, on the states that the model as it is has for each text (a linear probe): for a few
-    thousand answers, which a whole model learns by heart. Texts are read once, so more epochs cost next to nothing."""
+    thousand answers, which a whole model learns by heart. It is solved, with the penalty on the weights that does best
+    on prompts left out; lr, epochs, batch_size, eval_every and weight_decay are not used."""
+    reads: Literal["last", "answer"] = "last"
+    """With freeze, what the heads of criteria read: the state of the last token, or (answer) also its mean over the
+    answer, each half-way up the layers too. The score itself reads the last, as every other program does."""
     members: PositiveInt = 1
     """Heads that form an ensemble: each is drawn anew and sees a bootstrap of the rows; their mean is the score."""
     meta: MetaSettings | None = None
@@ -102,7 +107,7 @@ class RewardModel:
 
     def __init__(self, config: RewardModelConfig, run: Run, inputs: Inputs) -> None:
         s = run.settings
-        self.config, self.settings, self.device = config, s, pick_device(s.device)
+        self.config, self.settings, self.device, self.log = config, s, pick_device(s.device), run.log
         for kind in config.kinds:
             check_choice("kinds", kind, QUESTION_KINDS)
         self.tokenizer = load_tokenizer(inputs.policy)
@@ -121,14 +126,21 @@ class RewardModel:
         stored = base_of(scorer).config
         names = [f"{MEMBER}{m}" for m in range(config.members)] if config.members > 1 else []
         self.members = range(len(names))
-        self.heads = Heads(
-            [*names, *config.criteria], stored.get_text_config().hidden_size, s.seed, getattr(stored, HEADS_KEY, None)
-        )
+        self.wide = _reads_answers(config)
+        kept = {} if self.wide else getattr(stored, HEADS_KEY, None) or {}
+        width = stored.get_text_config().hidden_size * (4 if self.wide else 1)
+        if kept and width_of(stored, kept) != width:
+            raise InputError(
+                f"the heads of {s.policy} read the whole answer: go on with freeze: true and reads: answer"
+            )
+        self.heads = Heads([*names, *config.criteria], width, s.seed, kept)
         self.answers = Answers(*_said_so_far(self.train_rows, config.ties == "davidson"))
         for part in (self.heads, self.answers):
             part.to(self.device)
         self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
         self.known: dict[tuple[int, ...], Tensor] = {}
+        if all(row.criterion in config.criteria for row in self.train_rows):
+            run.log(f"every row is about one of {', '.join(config.criteria)}: the score itself learns nothing")
         if config.freeze:
             self._read_once(scorer, run)
         self.head.final.requires_grad_(not names)  # it becomes the mean of the members
@@ -157,9 +169,12 @@ class RewardModel:
 
     def loss(self, rows: Sequence[FeedbackRow]) -> Loss:
         """One value per row, in nats; accuracy counts the pairs that people did not call a tie."""
-        scores = self.scores([text for row in rows for text in row.texts])
-        at = torch.tensor([0, *(len(row.texts) for row in rows)]).cumsum(0).tolist()
-        mine = [scores[start:end] for start, end in itertools.pairwise(at)]
+        return self._likelihood(rows, self.scores([text for row in rows for text in row.texts]))
+
+    def _likelihood(self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"]) -> Loss:
+        """`scores` of all texts of the rows, one row after another."""
+        ends = torch.tensor([len(row.texts) for row in rows], device=scores.device).cumsum(0)
+        first = torch.cat([ends.new_zeros(1), ends[:-1]])
         values = torch.zeros(len(rows), device=scores.device)
         metrics: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
         weights = torch.tensor([self.weight(row) for row in rows], device=scores.device)
@@ -172,7 +187,7 @@ class RewardModel:
             places = [i for i, row in enumerate(rows) if isinstance(row.said, said)]
             if places:
                 here = torch.tensor(places, device=scores.device)
-                found, logged = likelihood([rows[i] for i in places], [mine[i] for i in places])
+                found, logged = likelihood([rows[i] for i in places], scores, first[here])
                 values = values.index_put((here,), found)
                 metrics |= {name: (value, weights[here]) for name, value in logged.items()}
         kinds = [row.kind for row in rows]
@@ -184,10 +199,43 @@ class RewardModel:
 
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n heads"]:
         """The scores of encoded texts, in one forward pass: the main one, then those of the further heads."""
-        states = self._states(texts)
+        return self._scored(self._states(texts))
+
+    def _scored(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n heads"]:
         further = self.heads(states)
-        main = further[:, list(self.members)].mean(dim=1) if self.members else self.head.score(states)
+        own = states[:, : self.head.weight.shape[0]]
+        main = further[:, list(self.members)].mean(dim=1) if self.members else self.head.score(own)
         return torch.cat([main[:, None], further], dim=1)
+
+    def solve(self) -> dict[str, float] | None:
+        """With `freeze`, the heads' weights and the answers' thresholds at their optimum; else None."""
+        if not self.known:
+            return None
+        rows = self.train_rows
+        states = self._states([text for row in rows for text in row.texts]).float()
+        spread = states.std(0)
+        spread = spread.clamp_min(1e-6 * float(spread.max()))
+        states /= spread
+        ends = list(itertools.accumulate(len(row.texts) for row in rows))
+        weights = [p for p in (self.heads.weight, self.head.final.weight) if p.requires_grad]
+        rest = [p for p in self.model.parameters() if p.requires_grad and all(p is not w for w in weights)]
+        with torch.no_grad():
+            for weight in weights:
+                weight.zero_()  # where the penalty is least; the optimum does not depend on it
+        self.model.train()
+
+        def mean_loss(picked: Sequence[int]) -> Tensor:
+            some = [rows[i] for i in picked]
+            at = [k for i in picked for k in range(ends[i] - len(rows[i].texts), ends[i])]
+            loss = self._likelihood(some, self._scored(states[at]))
+            return (loss.values * loss.weights).sum() / loss.weights.sum()
+
+        folds = [fold_of(row.texts[0].ids[: row.texts[0].prompt_length]) for row in rows]
+        strength, left = solve(mean_loss, folds, weights, rest, self.log)
+        with torch.no_grad():
+            for weight in weights:
+                weight /= spread[: weight.shape[1]].to(weight)
+        return {"penalty": strength, "cross_validated_loss": left}
 
     def shifted(self, step: int) -> AbstractContextManager[None]:
         """Inside, the weights stand where the policy's own completions are told apart a little better."""
@@ -245,7 +293,7 @@ class RewardModel:
         """What the heads read of each text."""
         if self.known and all(tuple(text.ids) in self.known for text in texts):
             return torch.stack([self.known[tuple(text.ids)] for text in texts]).to(self.device)
-        return self.head.states(texts)
+        return self.head.wide_states(texts) if self.wide else self.head.states(texts)
 
     @torch.no_grad()
     def _read_once(self, scorer: nn.Module, run: Run) -> None:
@@ -263,15 +311,17 @@ class RewardModel:
         for micro in micro_batches(range(len(groups)), lambda i: tokens_of(groups[i]), run.settings.micro_batch_tokens):
             texts = [text for i in micro for text in groups[i]]
             before = len(self.known) * 10 // len(seen)
-            for text, state in zip(texts, self.head.states(texts).cpu(), strict=True):
+            for text, state in zip(texts, self._states(texts).cpu(), strict=True):
                 self.known[tuple(text.ids)] = state
             if len(self.known) * 10 // len(seen) > before:
                 run.log(f"freeze: {len(self.known)} of {len(seen)} texts are read")
 
     # --- one likelihood per kind: (one value per row, what to log) -------------------------------------------------
 
-    def _compared(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen, rejected = (self._about(rows, [s[side] for s in scores]) for side in (0, 1))
+    def _compared(
+        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, rejected = (self._about(rows, scores, first + side) for side in (0, 1))
         said: list[Compared] = [row.said for row in rows if isinstance(row.said, Compared)]
         label, ties, margin, strength = (
             torch.tensor([getattr(one, name) for one in said], device=chosen.device)
@@ -290,12 +340,15 @@ class RewardModel:
         ]
         return self._together(rows, torch.stack(each, dim=1)), _preferences(chosen.mean(1), rejected.mean(1), label)
 
-    def _ranked(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _ranked(
+        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         most = max(len(row.texts) for row in rows)
-        padded = torch.stack([nn.functional.pad(s, (0, 0, 0, most - len(s))) for s in scores])
         said = [row.said.ranks for row in rows if isinstance(row.said, Ranked)]
-        ranks = torch.tensor([[*one, *[0] * (most - len(one))] for one in said], device=padded.device)
+        ranks = torch.tensor([[*one, *[0] * (most - len(one))] for one in said], device=scores.device)
         valid = ranks > 0
+        padded = scores.new_zeros(*valid.shape, scores.shape[1])
+        padded[valid] = scores[(first[:, None] + torch.arange(most, device=first.device))[valid]]
         likelihood = plackett_luce if self.config.rankings == "plackett_luce" else all_pairs
         each = [
             likelihood(one, ranks.float(), valid, self.config.label_noise)
@@ -307,21 +360,25 @@ class RewardModel:
         right = ((main[:, :, None] > main[:, None, :]) & better).sum((1, 2)) / better.sum((1, 2))
         return self._together(rows, torch.stack(each, dim=1)), {"rewards/ranking_accuracies": right}
 
-    def _rated(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _rated(
+        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         losses = []
-        for row, one in zip(rows, scores, strict=True):
+        for row, one in zip(rows, scores[first].unbind(), strict=True):
             assert isinstance(row.said, Rated)
             total = one.new_zeros(len(self._columns))
             for criterion, level in row.said.scores.items():
-                about = self._of_criterion(one[0], criterion)
+                about = one[self._columns_of(criterion)]
                 said = nn.functional.one_hot(torch.tensor(level - 1, device=one.device), LEVELS).float()
                 logprobs = self.answers.logprobs(f"rating:{criterion}", about)
                 total = total + cross_entropy(logprobs, said.expand(len(about), -1), self.config.label_noise)
             losses.append(total)
         return self._together(rows, torch.stack(losses)), {}
 
-    def _judged(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        main = self._about(rows, [s[0] for s in scores])
+    def _judged(
+        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        main = self._about(rows, scores, first)
         good = torch.tensor([row.said.good for row in rows if isinstance(row.said, Judged)], device=main.device)
         said = nn.functional.one_hot(good.long(), 2).float()
         losses, right = torch.zeros_like(main), torch.zeros_like(main[:, 0])
@@ -341,14 +398,19 @@ class RewardModel:
         """Columns of `scores` that the main score is learned through: itself, or the members."""
         return [1 + m for m in self.members] or [0]
 
-    def _about(self, rows: Sequence[FeedbackRow], scores: Sequence[Tensor]) -> Float[Tensor, "n columns"]:
-        """The scores that each row is about: the main one's columns, or its criterion's."""
-        return torch.stack([self._of_criterion(s, row.criterion) for row, s in zip(rows, scores, strict=True)])
-
-    def _of_criterion(self, scores: Float[Tensor, "heads"], criterion: str | None) -> Float[Tensor, "columns"]:
+    def _columns_of(self, criterion: str | None) -> list[int]:
+        """Those of a row about a criterion: its head's, once for each of the main score's."""
         if criterion in self.config.criteria:
-            return scores[1 + self.heads.names.index(criterion)].expand(len(self._columns))
-        return scores[self._columns]
+            return [1 + self.heads.names.index(criterion)] * len(self._columns)
+        return self._columns
+
+    def _about(
+        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], at: Int[Tensor, "m"]
+    ) -> Float[Tensor, "m columns"]:
+        """The scores that each row is about, of its text at place `at`."""
+        columns = torch.tensor([self._columns_of(row.criterion) for row in rows], device=at.device)
+        about: Tensor = scores[at[:, None], columns]
+        return about
 
     def _together(self, rows: Sequence[FeedbackRow], each: Float[Tensor, "n columns"]) -> Float[Tensor, "n"]:
         """Mean over the members, each at the number of times that its bootstrap drew the row: Poisson with mean 1."""
@@ -402,6 +464,22 @@ class RewardModel:
             for i, part in zip(micro, scores.split([len(groups[i]) for i in micro]), strict=True):
                 result[i] = part
         return torch.cat(result)
+
+
+def _reads_answers(config: RewardModelConfig) -> bool:
+    """Raises InputError for wishes that go against each other."""
+    if config.freeze and config.meta is not None:
+        raise InputError("freeze leaves the model as it is, meta moves it: leave one of them out")
+    if config.reads == "last":
+        return False
+    if not config.freeze:
+        raise InputError("reads: answer is for heads on a model that stays as it is: give freeze: true, too")
+    if config.members > 1 or not config.criteria:
+        raise InputError(
+            "reads: answer is for the heads of criteria, and the score itself, or an ensemble of it, reads the last "
+            "token: name the rows' criteria, and leave members out"
+        )
+    return True
 
 
 def _beside(file: str, base: Path) -> Path:

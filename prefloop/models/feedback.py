@@ -19,7 +19,8 @@ from prefloop.functional.feedback import rating_logprobs, yes_logprobs
 ANSWERS_KEY = "prefloop_answers"
 """How scores become answers: `{"ties": nu or null, "questions": {name: {"slope", "thresholds"}}}`."""
 HEADS_KEY = "prefloop_heads"
-"""Further heads: `{name: {"weight": [d numbers], "bias": number}}`; an ensemble's members are called `member:0`, ..."""
+"""Further heads: `{name: {"weight": [d or 4 d numbers], "bias": number}}`; 4 d where they read the whole answer (see
+`ScoreHead.wide_states`). An ensemble's members are called `member:0`, ..."""
 TEMPERATURE_KEY = "prefloop_temperature"
 """P(a is preferred to b) = sigmoid((score(a) - score(b)) / T)."""
 ADAPTATION_KEY = "prefloop_adaptation"
@@ -100,6 +101,11 @@ def _apart(start: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
     return torch.cat([start[:1], start[:1] + start.diff().clamp_min(0.05).cumsum(0)])
 
 
+def width_of(config: Any, kept: Mapping[str, Any]) -> int:
+    """Numbers that stored heads read; the model's own width where there are none."""
+    return next((len(head["weight"]) for head in kept.values()), config.get_text_config().hidden_size)
+
+
 class Heads(nn.Module):
     """Further scores of the same state: one for each criterion, or for each member of an ensemble."""
 
@@ -122,7 +128,7 @@ class Heads(nn.Module):
     def stored(cls, config: Any) -> Heads:
         """Those that a reward model's config holds; none where it holds none."""
         kept = getattr(config, HEADS_KEY, None) or {}
-        return cls(list(kept), config.get_text_config().hidden_size, 0, kept)
+        return cls(list(kept), width_of(config, kept), 0, kept)
 
     @property
     def members(self) -> list[int]:

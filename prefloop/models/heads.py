@@ -179,6 +179,15 @@ class ScoreHead:
         states: Tensor = self.trunk(forest)[forest.last().to(self.model.device)]
         return states
 
+    def wide_states(self, texts: Sequence[Encoded]) -> Float[Tensor, "n dddd"]:
+        """Four times as much of each text: the state of its last token, the same half-way up the layers, and the means
+        of both over its completion. Raises InputError for an encoder."""
+        forest = Forest.plant(texts)
+        deep = self.trunk.deep(forest)
+        said = [forest.place(i, text.prompt_length, text.length) for i, text in enumerate(texts)]
+        means = torch.stack([deep[at].mean(0) if at else deep.new_zeros(deep.shape[1]) for at in said])
+        return torch.cat([deep[forest.last().to(deep.device)], means], dim=-1)
+
     def last(self, ids: Int[Tensor, "B L"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """The score of each row, read at its last real token, in float32."""
         return self.of(texts_of(ids, lengths, lengths.new_zeros(len(lengths), 0).bool()))

@@ -139,6 +139,14 @@ class Trunk:
         with recomputed(self.full):
             return self._together(forest) if self.shares else self._alone(forest, self._states)
 
+    def deep(self, forest: Forest) -> Float[Tensor, "N dd"]:
+        """The state after each token of the row, and beside it the state half-way up the layers."""
+        with recomputed(self.full):
+            if not self.shares:
+                return self._alone(forest, lambda ids: self._halves(input_ids=ids, use_cache=False))
+            with tree_attention(self.full, forest):
+                return self._halves(**self._row(forest))[0]
+
     def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
         """The model's own logits behind the tokens at these places of the row."""
         if not self.shares:
@@ -155,6 +163,10 @@ class Trunk:
         with tree_attention(self.full, forest):
             hidden: Tensor = self.body(**self._row(forest)).last_hidden_state
         return hidden[0]
+
+    def _halves(self, **given: Any) -> Float[Tensor, "B L dd"]:
+        out = self.body(**given, output_hidden_states=True)
+        return torch.cat([out.last_hidden_state, out.hidden_states[len(out.hidden_states) // 2]], dim=-1)
 
     def _row(self, forest: Forest) -> dict[str, Any]:
         ids, positions = (t.to(self.full.device)[None] for t in (forest.ids, forest.positions))

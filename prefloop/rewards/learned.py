@@ -53,6 +53,8 @@ class LearnedReward:
         self.cost = bool(getattr(config, COST_KEY, False))
         """A cost model: the higher the score, the worse; above 0 people would call the answer unsafe."""
         self.heads = Heads.stored(config).to(device)
+        self.wide = self.heads.weight.shape[1] > config.get_text_config().hidden_size
+        """Its further heads read the whole answer."""
         self.criterion = self._checked(criterion)
         self.device, self.budget = device, micro_batch_tokens
         self.max_length = min(max_length, positions_of(self.head.model.config))
@@ -91,15 +93,16 @@ class LearnedReward:
     def states(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> npt.NDArray[np.float64]:
         """What the trunk makes of each text, (n, d): the state of its last token, from which the score is read."""
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
-        found: npt.NDArray[np.float64] = self._read(texts, lambda states: states).double().numpy()
+        found: npt.NDArray[np.float64] = self._read(texts, lambda states: states, self.head.states).double().numpy()
         return found
 
     @torch.no_grad()
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n"]:
         """Scores of encoded texts, in their order, on the CPU in float32."""
         if self.criterion is not None:
-            return self._read(texts, self.heads)[:, self.heads.names.index(self.criterion)]
-        return self._read(texts, self.head.score)
+            states = self.head.wide_states if self.wide else self.head.states
+            return self._read(texts, self.heads, states)[:, self.heads.names.index(self.criterion)]
+        return self._read(texts, self.head.score, self.head.states)
 
     @torch.no_grad()
     def members(self, prompts: Sequence[Sequence[Message]], completions: Sequence[str]) -> Float[Tensor, "n members"]:
@@ -107,13 +110,18 @@ class LearnedReward:
         texts = [self.template.encode(p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         if self.criterion is not None or not self.heads.members:
             return self.scores(texts)[:, None]
-        return self._read(texts, self.heads)[:, self.heads.members]
+        return self._read(texts, self.heads, self.head.states)[:, self.heads.members]
 
-    def _read(self, texts: Sequence[Encoded], head: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `head` makes of each text's last state, in the order of the texts, on the CPU in float32."""
+    def _read(
+        self,
+        texts: Sequence[Encoded],
+        head: Callable[[Tensor], Tensor],
+        states: Callable[[Sequence[Encoded]], Tensor],
+    ) -> Tensor:
+        """What `head` makes of the `states` of each text, in the order of the texts, on the CPU in float32."""
         parts: dict[int, Tensor] = {}
         for micro in text_batches(texts, self.budget):
-            found = head(self.head.states([texts[i] for i in micro])).float().cpu()
+            found = head(states([texts[i] for i in micro])).float().cpu()
             parts.update(zip(micro, found, strict=True))
         return torch.stack([parts[i] for i in range(len(texts))]) if parts else torch.empty(0)
 

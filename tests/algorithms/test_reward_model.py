@@ -16,6 +16,8 @@ from prefloop.errors import InputError
 from prefloop.generation.policy import Policy
 from prefloop.records import Demonstration, Ledger, Message
 from prefloop.rewards.learned import LearnedReward
+from prefloop.training.offline import train_offline
+from prefloop.training.probe import STRENGTHS
 from prefloop.workflows.training import train
 from tests.small import build, settings_of, write_inputs
 
@@ -105,16 +107,31 @@ def test_one_learns_from_the_answers_that_another_holds_out(inputs: Path, tmp_pa
     assert len(other.eval_rows) == len(other.train_rows)
 
 
-def test_frozen_the_model_stays_and_its_heads_find_the_optimum(inputs: Path, tmp_path: Path) -> None:
-    """The loss is convex in a head: where its gradient vanishes there is nothing better."""
+def frozen_rows(path: Path, **more: Any) -> dict[str, Any]:
+    """Settings of a run on 60 pairs whose labels disagree, so that no weights are too large."""
     rows = [
-        {"prompt": f"Q {i}?", "chosen": f"good {i % 7}", "rejected": f"bad {i % 5}", "label": (i % 5 > 0) * 1.0}
-        for i in range(40)
+        {"prompt": f"Q {i}?", "chosen": f"good {i % 7}", "rejected": f"bad {i % 5}", "label": (i % 5 > 0) * 1.0, **more}
+        for i in range(60)
     ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = {"data": str(tmp_path / "pairs.jsonl"), "test_share": 0.0, "freeze": True}
-    settings = {**given, "batch_size": 40, "epochs": 150, "lr": 0.1, "normalise": 0}
-    trained(inputs, tmp_path / "rm", **settings)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"data": str(path), "test_share": 0.0, "freeze": True, "normalise": 0}
+
+
+def weights_by_sklearn(states: torch.Tensor, labels: list[float], penalty: float) -> Any:
+    """Logistic regression on the differences of states with standard deviation 1, taken back to the states' scale."""
+    from sklearn.linear_model import LogisticRegression
+
+    spread = states.std(0)
+    scaled = (states / spread).numpy()
+    differences = scaled[0::2] - scaled[1::2]
+    strength = 1 / (penalty * len(labels))
+    fitted = LogisticRegression(C=strength, fit_intercept=False, tol=1e-10, max_iter=5000).fit(differences, labels)
+    return fitted.coef_[0] / spread.numpy()
+
+
+def test_frozen_the_model_stays_and_its_heads_are_the_ridge_solution(inputs: Path, tmp_path: Path) -> None:
+    given = frozen_rows(tmp_path / "pairs.jsonl")
+    trained(inputs, tmp_path / "rm", **given)
     before, after = (
         load_file(inputs / "policy" / "model.safetensors"),
         load_file(tmp_path / "rm" / "model.safetensors"),
@@ -123,15 +140,56 @@ def test_frozen_the_model_stays_and_its_heads_find_the_optimum(inputs: Path, tmp
     assert len(shared) > 5
     assert all(torch.equal(before[name].to(after[name].dtype), after[name]) for name in shared)
 
+    (recorded,) = [json.loads(line) for line in (tmp_path / "rm" / "metrics.jsonl").read_text().splitlines()]
+    assert recorded["penalty"] in STRENGTHS
     algorithm, _ = build("reward_model", inputs, tmp_path / "again", **given)
     states = torch.stack([algorithm.known[tuple(t.ids)] for row in algorithm.train_rows for t in row.texts]).double()
-    differences = states[0::2] - states[1::2]
-    signs = torch.tensor([1.0 if row.said.label > 0.5 else -1.0 for row in algorithm.train_rows]).double()
-    weight = after["score.weight"][0].double()
-    missed = torch.sigmoid(-signs * (differences @ weight))
-    start = torch.full_like(missed, 0.5)
-    gradient, at_zero = (((m * signs)[:, None] * differences).mean(0).norm() for m in (missed, start))
-    assert gradient < 0.02 * at_zero
+    expected = weights_by_sklearn(states, [row.said.label for row in algorithm.train_rows], recorded["penalty"])
+    assert after["score.weight"][0].tolist() == pytest.approx(
+        expected.tolist(), rel=0.01, abs=0.01 * abs(expected).max()
+    )
+
+
+def test_heads_of_criteria_read_the_whole_answer(inputs: Path, tmp_path: Path) -> None:
+    """What they read is the model's own hidden states, and what is saved is read again to the same scores."""
+    asked = {"criteria": ["helpful"], "reads": "answer"}
+    given = {**frozen_rows(tmp_path / "pairs.jsonl", criterion="helpful"), **asked}
+    algorithm, run = build("reward_model", inputs, tmp_path / "run", **given)
+    text = algorithm.train_rows[3].texts[0]
+    with torch.no_grad():
+        out = algorithm.head.model.model(torch.tensor([text.ids]), output_hidden_states=True)
+    deep = torch.cat([out.last_hidden_state[0], out.hidden_states[1][0]], 1)
+    expected = torch.cat([deep[-1], deep[text.prompt_length :].mean(0)])
+    assert len(out.hidden_states) == 3
+    assert torch.allclose(algorithm.known[tuple(text.ids)], expected, atol=1e-5)
+
+    train_offline(algorithm, run)
+    scores = algorithm.scores([text])[0, 1].item()
+    states = torch.stack([algorithm.known[tuple(t.ids)] for row in algorithm.train_rows for t in row.texts]).double()
+    (recorded,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    expected = weights_by_sklearn(states, [row.said.label for row in algorithm.train_rows], recorded["penalty"])
+    assert algorithm.heads.weight[0].tolist() == pytest.approx(expected.tolist(), abs=0.01 * abs(expected).max())
+    algorithm.save(tmp_path / "rm")
+    reward = LearnedReward(tmp_path / "rm", torch.float32, torch.device("cpu"), criterion="helpful")
+    assert reward.scores([text]).item() == pytest.approx(scores, rel=1e-3)  # the trunk is stored in bfloat16
+    with pytest.raises(InputError, match="freeze: true and reads: answer"):
+        build("reward_model", inputs, tmp_path / "next", policy=str(tmp_path / "rm"), criteria=["helpful"])
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"reads": "answer", "criteria": ["helpful"]}, "give freeze: true"),
+        ({"reads": "answer", "freeze": True}, "name the rows' criteria"),
+        ({"reads": "answer", "freeze": True, "criteria": ["helpful"], "members": 3}, "leave members out"),
+        ({"freeze": True, "meta": {"samples": "samples.jsonl"}}, "leave one of them out"),
+    ],
+)
+def test_wishes_of_a_frozen_model_that_cannot_be(
+    wishes: dict[str, Any], words: str, inputs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        build("reward_model", inputs, tmp_path / "run", **wishes)
 
 
 def test_frozen_members_learn_and_the_score_is_their_mean(inputs: Path, tmp_path: Path) -> None:
