@@ -139,7 +139,7 @@ class RewardModel:
             part.to(self.device)
         self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
         self.known: dict[tuple[int, ...], Tensor] = {}
-        if all(row.criterion in config.criteria for row in self.train_rows):
+        if self.train_rows and all(row.criterion in config.criteria for row in self.train_rows):
             run.log(f"every row is about one of {', '.join(config.criteria)}: the score itself learns nothing")
         if config.freeze:
             self._read_once(scorer, run)
@@ -219,9 +219,9 @@ class RewardModel:
         ends = list(itertools.accumulate(len(row.texts) for row in rows))
         weights = [p for p in (self.heads.weight, self.head.final.weight) if p.requires_grad]
         rest = [p for p in self.model.parameters() if p.requires_grad and all(p is not w for w in weights)]
-        with torch.no_grad():
-            for weight in weights:
-                weight.zero_()  # where the penalty is least; the optimum does not depend on it
+        number_format = self.head.final.weight.dtype
+        for weight in weights:
+            weight.data = torch.zeros_like(weight, dtype=torch.float32)  # a line search in bfloat16 ends anywhere
         self.model.train()
 
         def mean_loss(picked: Sequence[int]) -> Tensor:
@@ -235,6 +235,7 @@ class RewardModel:
         with torch.no_grad():
             for weight in weights:
                 weight /= spread[: weight.shape[1]].to(weight)
+        self.head.final.to(number_format)
         return {"penalty": strength, "cross_validated_loss": left}
 
     def shifted(self, step: int) -> AbstractContextManager[None]:

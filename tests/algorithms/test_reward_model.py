@@ -150,6 +150,19 @@ def test_frozen_the_model_stays_and_its_heads_are_the_ridge_solution(inputs: Pat
     )
 
 
+def test_a_frozen_model_in_bfloat16_is_solved_in_float32(inputs: Path, tmp_path: Path) -> None:
+    """The head is rounded to bfloat16, 8 bits, once: at the end."""
+    given = frozen_rows(tmp_path / "pairs.jsonl")
+    algorithm, run = build("reward_model", inputs, tmp_path / "run", dtype="bfloat16", **given)
+    states = torch.stack([algorithm.known[tuple(t.ids)] for row in algorithm.train_rows for t in row.texts]).double()
+    train_offline(algorithm, run)
+    (recorded,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    expected = weights_by_sklearn(states, [row.said.label for row in algorithm.train_rows], recorded["penalty"])
+    weight = algorithm.head.final.weight
+    assert weight.dtype == torch.bfloat16
+    assert weight[0].float().tolist() == pytest.approx(expected.tolist(), abs=0.01 * abs(expected).max())
+
+
 def test_heads_of_criteria_read_the_whole_answer(inputs: Path, tmp_path: Path) -> None:
     """What they read is the model's own hidden states, and what is saved is read again to the same scores."""
     asked = {"criteria": ["helpful"], "reads": "answer"}
