@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.command import interval
-from benchmarks.folds import DATA, FOLDS, RUNS, SOURCES, fold_of
+from benchmarks.folds import DATA, FOLDS, RUNS, SOURCES, differences, fold_of
 from prefloop.evaluation.interval import mean_interval, share_interval
 from prefloop.functional.feedback import comparison_logprobs, cross_entropy, plackett_luce
 from prefloop.models.feedback import Answers
@@ -213,8 +213,7 @@ def model(
     print(f"{kind}, fold {fold}: {len(rows)} rows, {made['seconds']} s", flush=True)
     settings = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["settings"]
     reward = LearnedReward(out, torch.float32, torch.device("cpu"), max_length=settings["max_length"])
-    prompts = [pair.prompt for pair in test]
-    return np.subtract(reward(prompts, [p.chosen for p in test]), reward(prompts, [p.rejected for p in test]))
+    return differences(reward, test)
 
 
 def measured(pairs: Sequence[Comparison], scorer: Scorer, votes: int = VOTES, folds: int = FOLDS) -> list[str]:

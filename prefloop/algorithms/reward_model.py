@@ -9,7 +9,7 @@ set so that the scores of the sampled completions have mean 0 and std 1, and a t
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -55,6 +55,8 @@ from prefloop.training.run import Run, Share, generator
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
 LEVELS = 5
 """Of a rating."""
+Said = dict[str | None, float]
+"""How much was said about a score in answer to each question of `Answers`; None compares texts."""
 ENOUGH_PAIRS = 30
 """Held-out pairs from which on a temperature is fitted to them; with fewer it stays the training's own."""
 
@@ -219,6 +221,7 @@ class RewardModel:
         ends = list(itertools.accumulate(len(row.texts) for row in rows))
         weights = [p for p in (self.heads.weight, self.head.final.weight) if p.requires_grad]
         rest = [p for p in self.model.parameters() if p.requires_grad and all(p is not w for w in weights)]
+        said = self._said_about_each_score()
         number_format = self.head.final.weight.dtype
         for weight in weights:
             weight.data = torch.zeros_like(weight, dtype=torch.float32)  # a line search in bfloat16 ends anywhere
@@ -231,12 +234,40 @@ class RewardModel:
             return (loss.values * loss.weights).sum() / loss.weights.sum()
 
         folds = [fold_of(row.texts[0].ids[: row.texts[0].prompt_length]) for row in rows]
-        strength, left = solve(mean_loss, folds, weights, rest, self.log)
+        strength, left = solve(mean_loss, folds, [*weights, *rest], lambda: self._size(said), self.log)
         with torch.no_grad():
             for weight in weights:
                 weight /= spread[: weight.shape[1]].to(weight)
         self.head.final.to(number_format)
-        return {"penalty": strength, "cross_validated_loss": left}
+        return {"penalty": strength} | ({} if left is None else {"cross_validated_loss": left})
+
+    def _said_about_each_score(self) -> list[Said]:
+        """For each column of `scores`."""
+        said: list[Said] = [defaultdict(float) for _ in range(1 + len(self.heads.names))]
+        for row in self.train_rows:
+            questions: list[tuple[str | None, str | None]] = [(row.criterion, None)]
+            if isinstance(row.said, Rated):
+                questions = [(criterion, f"rating:{criterion}") for criterion in row.said.scores]
+            elif isinstance(row.said, Judged):
+                questions = [(row.criterion, row.kind)]
+            for criterion, question in questions:
+                for column in self._columns_of(criterion):
+                    said[column][question] += self.weight(row)
+        return said
+
+    def _size(self, said: Sequence[Said]) -> Float[Tensor, ""]:
+        """The squared norm of each score's weights times its questions' slope, in the mean over what was said of it.
+
+        The slope belongs to it: a steep one would let the weights vanish, and the penalty with them.
+        """
+        total = torch.zeros((), device=self.device)
+        for column in [column for column, asked in enumerate(said) if asked]:
+            weight = self.heads.weight[column - 1] if column else self.head.final.weight
+            total = total + weight.square().sum() * sum(
+                share * (1.0 if question is None else self.answers.slope(question).square())
+                for question, share in said[column].items()
+            ) / sum(said[column].values())
+        return total
 
     def shifted(self, step: int) -> AbstractContextManager[None]:
         """Inside, the weights stand where the policy's own completions are told apart a little better."""
@@ -364,17 +395,22 @@ class RewardModel:
     def _rated(
         self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = []
-        for row, one in zip(rows, scores[first].unbind(), strict=True):
-            assert isinstance(row.said, Rated)
-            total = one.new_zeros(len(self._columns))
-            for criterion, level in row.said.scores.items():
-                about = one[self._columns_of(criterion)]
-                said = nn.functional.one_hot(torch.tensor(level - 1, device=one.device), LEVELS).float()
-                logprobs = self.answers.logprobs(f"rating:{criterion}", about)
-                total = total + cross_entropy(logprobs, said.expand(len(about), -1), self.config.label_noise)
-            losses.append(total)
-        return self._together(rows, torch.stack(losses)), {}
+        said = [row.said.scores for row in rows if isinstance(row.said, Rated)]
+        losses = scores.new_zeros(len(rows), len(self._columns))
+        for criterion in dict.fromkeys(name for one in said for name in one):
+            here = torch.tensor([i for i, one in enumerate(said) if criterion in one], device=scores.device)
+            levels = torch.tensor([one[criterion] - 1 for one in said if criterion in one], device=scores.device)
+            level = nn.functional.one_hot(levels, LEVELS).float()
+            each = [
+                cross_entropy(
+                    self.answers.logprobs(f"rating:{criterion}", scores[first[here], column]),
+                    level,
+                    self.config.label_noise,
+                )
+                for column in self._columns_of(criterion)
+            ]
+            losses = losses.index_add(0, here, torch.stack(each, dim=1))
+        return self._together(rows, losses), {}
 
     def _judged(
         self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]

@@ -32,17 +32,17 @@ def fold_of(prompt: Sequence[int]) -> int:
 def solve(
     mean_loss: Callable[[Sequence[int]], Float[Tensor, ""]],
     folds: Sequence[int],
-    penalised: Sequence[Tensor],
-    free: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    size: Callable[[], Float[Tensor, ""]],
     log: Callable[[str], None] = lambda words: None,
-) -> tuple[float, float]:
-    """Leave in `penalised` and `free` (leaf tensors with gradient) what minimises loss and penalty over all rows.
+) -> tuple[float, float | None]:
+    """Leave in `parameters` (leaf tensors with gradient) what minimises loss and penalty over all rows.
 
-    `mean_loss(rows)` is the weighted mean loss of rows by number; `folds` says for each row when it is left out.
-    Returns (strength, loss on the prompts left out), or the strongest and infinity where there is one fold only.
+    `mean_loss(rows)` is the weighted mean loss of rows by number; `folds` says for each row when it is left out. `size`
+    is the squared norm that the penalty is half of, times the strength.
+    Returns (strength, loss on the prompts left out), or the strongest and None where there is one fold only.
     """
-    everything = [*penalised, *free]
-    start = [part.detach().clone() for part in everything]
+    start = [part.detach().clone() for part in parameters]
     rows = range(len(folds))
     parts = [([i for i in rows if folds[i] != fold], [i for i in rows if folds[i] == fold]) for fold in set(folds)]
     parts = [(seen, left) for seen, left in parts if seen and left]
@@ -51,30 +51,30 @@ def solve(
     for tried in STRENGTHS if parts else ():
         total = 0.0
         for at, (seen, left) in enumerate(parts):
-            _write(everything, reached[at])
-            _minimise(lambda seen=seen: mean_loss(seen), penalised, everything, tried, CLOSE)  # type: ignore[misc]
-            reached[at] = [part.detach().clone() for part in everything]
+            _write(parameters, reached[at])
+            _minimise(lambda seen=seen: mean_loss(seen), size, parameters, tried, CLOSE)  # type: ignore[misc]
+            reached[at] = [part.detach().clone() for part in parameters]
             with torch.no_grad():
                 total += float(mean_loss(left)) * len(left) / len(folds)
         log(f"penalty {tried:.3g}: loss {total:.4f} on prompts left out")
         best, strength, worse = (total, tried, 0) if total < best else (best, strength, worse + 1)
         if worse == WORSE:
             break
-    _write(everything, start)
-    _minimise(lambda: mean_loss(list(rows)), penalised, everything, strength, EXACT)
-    return strength, best
+    _write(parameters, start)
+    _minimise(lambda: mean_loss(list(rows)), size, parameters, strength, EXACT)
+    return strength, best if parts else None
 
 
 def _minimise(
     mean_loss: Callable[[], Float[Tensor, ""]],
-    penalised: Sequence[Tensor],
-    everything: Sequence[Tensor],
+    size: Callable[[], Float[Tensor, ""]],
+    parameters: Sequence[Tensor],
     strength: float,
     until: tuple[float, float, int],
 ) -> None:
     gradient, change, most = until
     solver = torch.optim.LBFGS(
-        list(everything),
+        list(parameters),
         max_iter=most,
         tolerance_grad=gradient,
         tolerance_change=change,
@@ -83,7 +83,7 @@ def _minimise(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        value = mean_loss() + 0.5 * strength * torch.stack([part.square().sum() for part in penalised]).sum()
+        value = mean_loss() + 0.5 * strength * size()
         value.backward()
         return value
 

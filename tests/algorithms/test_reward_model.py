@@ -163,6 +163,48 @@ def test_a_frozen_model_in_bfloat16_is_solved_in_float32(inputs: Path, tmp_path:
     assert weight[0].float().tolist() == pytest.approx(expected.tolist(), abs=0.01 * abs(expected).max())
 
 
+@pytest.mark.parametrize("kind", ["approval", "rating"])
+def test_a_slope_takes_no_part_of_the_penalty_away(kind: str, inputs: Path, tmp_path: Path) -> None:
+    """Answers about single texts alone: slope times weights is what logistic regression finds, whatever the slope.
+
+    A rating of which only two levels were used is nearly an approval: the others keep a little of the probability.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    rows = [{"prompt": f"Q {i}?", "completion": f"answer {i % 7} {i % 3}"} for i in range(60)]
+    labels = [(i % 5 > 0) != (i % 7 > 3) for i in range(60)]
+    said = [{"label": label} if kind == "approval" else {"scores": {"overall": 4 + label}} for label in labels]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row | one) + "\n" for row, one in zip(rows, said, strict=True))
+    )
+    given = {"data": str(tmp_path / "rows.jsonl"), "test_share": 0.0, "freeze": True, "normalise": 0}
+    algorithm, run = build("reward_model", inputs, tmp_path / "run", **given)
+    train_offline(algorithm, run)
+    (recorded,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    states = torch.stack([algorithm.known[tuple(row.texts[0].ids)] for row in algorithm.train_rows]).double()
+    spread = states.std(0)
+    strength = 1 / (recorded["penalty"] * len(labels))
+    fitted = LogisticRegression(C=strength, tol=1e-10, max_iter=5000).fit((states / spread).numpy(), labels)
+    question = "approval" if kind == "approval" else "rating:overall"
+    found = algorithm.answers.slope(question).detach() * algorithm.head.final.weight[0].detach()
+    expected = fitted.coef_[0] / spread.numpy()
+    near = 0.02 if kind == "approval" else 0.05
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=near * abs(expected).max())
+
+
+def test_frozen_with_a_single_prompt_nothing_is_cross_validated(inputs: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "Q?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"data": str(tmp_path / "pairs.jsonl"), "test_share": 0.0, "freeze": True, "normalise": 0}
+    algorithm, run = build("reward_model", inputs, tmp_path / "run", **given)
+    train_offline(algorithm, run)
+    (recorded,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert recorded["penalty"] == STRENGTHS[0]
+    assert "cross_validated_loss" not in recorded
+    scores = algorithm.scores([text for row in algorithm.train_rows for text in row.texts])[:, 0]
+    assert bool((scores[0::2] > scores[1::2]).all())
+
+
 def test_heads_of_criteria_read_the_whole_answer(inputs: Path, tmp_path: Path) -> None:
     """What they read is the model's own hidden states, and what is saved is read again to the same scores."""
     asked = {"criteria": ["helpful"], "reads": "answer"}
