@@ -2,10 +2,11 @@
 
 usage: PREFLOOP_DATA=../shared/data python -m benchmarks.folds hh|ukp|rag [RUN.yaml] [OUT]
 
-RUN.yaml is runs/folds.yaml, and OUT folds-hh, folds-ukp or folds-rag, where they are not given.
+RUN.yaml is runs/hh_reward_model.yaml or runs/votes.yaml, and OUT folds-hh, folds-ukp or folds-rag, where they are not
+given.
 
 hh    Anthropic's helpful and harmless pairs; five folds by the conversation's first turn
-ukp   UKPConvArg1, which argument convinces more; five folds by topic, each trained on 2,500 of the other topics' pairs
+ukp   UKPConvArg1, which argument convinces more; five folds by topic
 rag   the RAG crowd's answers to questions; five folds by question
 
 A pair is right when the side that most people chose has the higher score. Beside the reward model stand the logistic
@@ -20,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,8 +43,8 @@ from prefloop.workflows.training import train
 RUNS = Path(__file__).resolve().parent.parent / "runs"
 DATA = Path(os.environ.get("PREFLOOP_DATA", RUNS.parent.parent / "shared" / "data")).resolve() / "preferences"
 FOLDS = 5
-MOST_PAIRS = {"ukp": 2500}
-"""Training pairs of a fold, where not all of them are used."""
+LEARN = {"max_dropped": 0.1, "test_share": 0.05}
+"""Settings of every fold's run: of the rows to learn from so many are for its temperature only."""
 BOTH = "reward model and words"
 """The sum of the reward model's differences and the regression's, each divided by its standard deviation."""
 MATCHED = 0.9
@@ -81,7 +81,11 @@ def votes(file: Path) -> list[Comparison]:
             chosen=said[0]["chosen"],
             rejected=said[0]["rejected"],
             label=float(np.mean(labels)),
-            columns={"n": len(labels), "ties": float(np.mean([label == 0.5 for label in labels]))},
+            columns={
+                "criterion": "preferred",
+                "n": len(labels),
+                "ties": float(np.mean([label == 0.5 for label in labels])),
+            },
         )
         pairs.append(_grouped(pair, str(said[0]["topic"])))
     return pairs
@@ -92,6 +96,7 @@ def _grouped(pair: Comparison, group: str) -> Comparison:
     return pair
 
 
+RUN = {"hh": "hh_reward_model.yaml", "ukp": "votes.yaml", "rag": "votes.yaml"}
 SOURCES: dict[str, Callable[[], list[Comparison]]] = {
     "hh": hh,
     "ukp": lambda: votes(DATA / "ukpconvarg1.jsonl.gz"),
@@ -104,16 +109,15 @@ def fold_of(pair: Comparison) -> int:
     return int(hashlib.sha256(pair.columns["group"].encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) % FOLDS
 
 
-def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Path, most: int | None) -> dict[str, Any]:
+def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Path) -> dict[str, Any]:
     """What the reward model and both floors got right in the fold that none of them was trained on."""
     decided = [pair for pair in pairs if pair.label != 0.5]
     learn = [pair for pair in pairs if fold_of(pair) != fold]
-    learn = random.Random(fold).sample(learn, most) if most and most < len(learn) else learn
     test = [pair for pair in decided if fold_of(pair) == fold]
     file = folder / f"train-{fold}.jsonl"
     file.write_text("".join(json.dumps(_row(pair)) + "\n" for pair in learn), encoding="utf-8")
     out = folder / f"model-{fold}"
-    made = train("reward_model", run, data=file, out=out, overrides={"max_dropped": 0.1}, resume=True)
+    made = train("reward_model", run, data=file, out=out, overrides=LEARN, resume=True)
     settings = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["settings"]
     cpu = torch.device("cpu")
     reward = LearnedReward(out, torch.float32, cpu, max_length=settings["max_length"])
@@ -196,7 +200,7 @@ def main(name: str, run: Path, folder: Path) -> None:
     for fold in range(FOLDS):
         kept = folder / f"fold-{fold}.json"
         if not kept.is_file():
-            result = rows_of_a_fold(pairs, fold, run, folder, MOST_PAIRS.get(name))
+            result = rows_of_a_fold(pairs, fold, run, folder)
             half = kept.with_suffix(".part")
             half.write_text(json.dumps(result), encoding="utf-8")
             half.replace(kept)
@@ -208,5 +212,5 @@ def main(name: str, run: Path, folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in SOURCES:
         sys.exit(f"which data? {', '.join(SOURCES)}")
-    given = [*sys.argv[2:], *[str(RUNS / "folds.yaml"), f"folds-{sys.argv[1]}"][len(sys.argv) - 2 :]]
+    given = [*sys.argv[2:], *[str(RUNS / RUN[sys.argv[1]]), f"folds-{sys.argv[1]}"][len(sys.argv) - 2 :]]
     main(sys.argv[1], Path(given[0]), Path(given[1]))

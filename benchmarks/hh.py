@@ -5,6 +5,7 @@ PREFLOOP_DATA=../shared/data python -m benchmarks.hh [SEED]
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -38,7 +39,7 @@ def main(seed: str) -> None:
             return result
 
         step("init", ".")
-        step("import", source, "--as", "comparisons")
+        step("import", source, "--as", "comparisons", "--criterion", "subset")
         step("snapshot", "--as", "comparisons", "--name", "hh")
         for method in ("sft", "reward_model", "ppo", "dpo"):
             step("train", method, RUNS / f"hh_{method}.yaml", "--set", f"seed={seed}")
@@ -49,7 +50,7 @@ def main(seed: str) -> None:
         for name, slices in rows.items():
             for subset, value in slices.items():
                 print(f"  {name}, {subset}: {interval(value)}")
-        for policy in ("hh_ppo", "hh_dpo"):
+        for policy, criterion in itertools.product(("hh_ppo", "hh_dpo"), ("helpful-base", "harmless-base")):
             words = (
                 "--against",
                 "hh_sft",
@@ -57,13 +58,15 @@ def main(seed: str) -> None:
                 "hh",
                 "--judge",
                 "hh_reward_model",
+                "--criterion",
+                criterion,
                 "--max-new-tokens",
                 "64",
                 "--limit",
                 "200",
             )
             result: dict = step("evaluate", policy, *words)
-            print(f"  {policy}: win rate {interval(result['win_rate'])}; KL {interval(result['kl'])}")
+            print(f"  {policy}, {criterion}: win rate {interval(result['win_rate'])}; KL {interval(result['kl'])}")
         asked = here / "asked.jsonl"
         asked.write_text("".join(json.dumps({"prompt": words}) + "\n" for words in ASKED))
         for policy in ("builtin", "hh_sft", "hh_ppo", "hh_dpo"):

@@ -2,7 +2,7 @@
 
 usage: PREFLOOP_DATA=../shared/data python -m benchmarks.kinds linear|model [RUN.yaml] [OUT]
 
-RUN.yaml is runs/folds.yaml and OUT kinds-model where they are not given; a run that was stopped goes on.
+RUN.yaml is runs/kinds.yaml and OUT kinds-model where they are not given; a run that was stopped goes on.
 
 UKPConvArg1 has five votes on each of 14,547 pairs of arguments. No public data have answers of several kinds about the
 same texts, so the kinds are made of these votes, VOTES of them for each reward. In the mixture each kind has a quarter
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.command import interval
-from benchmarks.folds import DATA, FOLDS, RUNS, SOURCES, differences, fold_of
+from benchmarks.folds import DATA, FOLDS, LEARN, RUNS, SOURCES, differences, fold_of
 from prefloop.evaluation.interval import mean_interval, share_interval
 from prefloop.functional.feedback import comparison_logprobs, cross_entropy, plackett_luce
 from prefloop.models.feedback import Answers
@@ -209,7 +209,7 @@ def model(
     name = f"{kind.replace(' ', '-')}-{fold}"
     file, out = folder / f"{name}.jsonl", folder / name
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    made = train("reward_model", run, data=file, out=out, overrides={"max_dropped": 0.1}, resume=True)
+    made = train("reward_model", run, data=file, out=out, overrides=LEARN, resume=True)
     print(f"{kind}, fold {fold}: {len(rows)} rows, {made['seconds']} s", flush=True)
     settings = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["settings"]
     reward = LearnedReward(out, torch.float32, torch.device("cpu"), max_length=settings["max_length"])
@@ -252,5 +252,5 @@ def main(how: str, run: Path, folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in ("linear", "model"):
         sys.exit("which reward? linear, model")
-    given = [*sys.argv[2:], *[str(RUNS / "folds.yaml"), "kinds-model"][len(sys.argv) - 2 :]]
+    given = [*sys.argv[2:], *[str(RUNS / "kinds.yaml"), "kinds-model"][len(sys.argv) - 2 :]]
     main(sys.argv[1], Path(given[0]), Path(given[1]))

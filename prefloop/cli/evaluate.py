@@ -77,6 +77,14 @@ def register(app: typer.Typer) -> None:
                 show_default="simulated",
             ),
         ] = None,
+        criterion: Annotated[
+            str | None,
+            typer.Option(
+                "--criterion",
+                help="With --judge MODEL, which of its criteria counts; otherwise its score itself.",
+                show_default=False,
+            ),
+        ] = None,
         max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest completion.")] = 128,
         temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="Of both policies.")] = 1.0,
         report: Annotated[
@@ -116,6 +124,7 @@ def register(app: typer.Typer) -> None:
             against=against,
             prompts=prompts,
             judged_by=judged_by,
+            criterion=criterion,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             limit=limit,

@@ -32,6 +32,15 @@ def register(app: typer.Typer) -> None:
             typer.Option("--source", help="What to call where the rows come from; otherwise the file's name."),
         ] = None,
         licence: Annotated[str | None, typer.Option("--licence", help="The licence the rows came under.")] = None,
+        criterion: Annotated[
+            str | None,
+            typer.Option(
+                "--criterion",
+                metavar="COLUMN",
+                help="The column that says what each row is about (helpful, harmless), if it is not called criterion.",
+                show_default=False,
+            ),
+        ] = None,
         workspace: WorkspaceOption = None,
     ) -> Answer:
         """Bring answers from a file or the hub into the store.
@@ -43,7 +52,13 @@ def register(app: typer.Typer) -> None:
 
         with rows_bar(f"import {source}") as advance:
             result = prefloop.import_data(
-                source, kind, workspace=workspace, source_name=source_name, licence=licence, progress=advance
+                source,
+                kind,
+                workspace=workspace,
+                source_name=source_name,
+                licence=licence,
+                criterion=criterion,
+                progress=advance,
             )
         value = result.as_dict()
         if result.rejected:

@@ -69,6 +69,16 @@ class LearnedReward:
         """The score for answers about `criterion`: that criterion's where the model has one, else its own."""
         return self.about(criterion) if isinstance(criterion, str) and criterion in self.heads.criteria else self
 
+    @property
+    def untaught(self) -> str:
+        """What is wrong with a score that is the same for every text; empty for any other."""
+        if self.criterion is not None or not self.heads.criteria or bool(self.head.final.weight.any()):
+            return ""
+        return (
+            f"the score itself of {self.place} learned nothing, as all of its rows were about criteria; "
+            f"name one as the criterion: {', '.join(self.heads.criteria)}"
+        )
+
     def _checked(self, criterion: str | None) -> str | None:
         if criterion is not None and not self.heads.criteria:
             raise InputError(
@@ -127,7 +137,10 @@ class LearnedReward:
 
 
 def earning(model: LearnedReward) -> LearnedReward:
-    """The model. Raises InputError for a cost model: whoever earned its score would do as much harm as possible."""
+    """The model. Raises InputError for a score that nothing was learned about, as all rows were about criteria, and for
+    a cost model: whoever earned its score would do as much harm as possible."""
+    if model.untaught:
+        raise InputError(model.untaught)
     if model.cost:
         raise InputError(
             f"{model.place} is a cost model, whose score is higher for what is worse; as a reward it needs a limit: "

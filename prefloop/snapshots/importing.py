@@ -63,12 +63,14 @@ def import_file(
     rejects_dir: Path,
     source_name: str | None = None,
     licence: str | None = None,
+    criterion: str | None = None,
     progress: Progress | None = None,
 ) -> ImportResult:
     """Import every good row of a file or hub dataset as `kind` (answer_rows.IMPORT_KINDS; its columns stand there).
 
     A row of a published crowd (crowds.py) or a record of Argilla or Label Studio (labelling_tools.py) is one row per
     answer, each with its annotator, and counts as so many.
+    `criterion` is the column that says what each row is about, where it has another name; a row without it is rejected.
     `source_name` and `licence` go with every answer; by default the source is the file's name (or the hub id). Rows
     that are Anthropic's raw transcripts are recognised and get "anthropics/hh-rlhf" and "MIT". Rejected rows are
     written to `rejects_dir/<name>.rejects.jsonl` as {line, reason, detail, row}. A row that repeats an earlier one of
@@ -95,6 +97,8 @@ def import_file(
 
         for line, row in _rows(source, kind, progress):
             ledger.seen()
+            if criterion is not None and not isinstance(row, Reject):
+                row = _about(row, criterion)
             known = is_transcript(row)
             item = (
                 row
@@ -135,6 +139,15 @@ def _rows(source: str | Path, kind: str, progress: Progress | None) -> Iterator[
             yield line, row
         else:
             yield from ((line, one) for one in unfold(row, kind))
+
+
+def _about(row: dict[str, Any], column: str) -> dict[str, Any] | Reject:
+    """The row with its criterion under that name."""
+    name = row.get(column)
+    if isinstance(name, str) and name.strip():
+        return {**row, "criterion": name}
+    found = f"is {name!r}" if column in row else f"is none of {', '.join(row)}"
+    return Reject("malformed", f"column {column!r}, which is to name the criterion, {found}")
 
 
 def _judge_again(item: dict[str, Any], repeats: Repeats) -> dict[str, Any] | Reject:

@@ -39,13 +39,15 @@ def import_data(
     workspace: Place = None,
     source_name: str | None = None,
     licence: str | None = None,
+    criterion: str | None = None,
     progress: Callable[[int, float | None], None] | None = None,
 ) -> ImportResult:
     """Bring the rows of a file, or of a data set on the hub, into the store.
 
     `kind` is comparisons, demonstrations, prompts, ... (IMPORT_KINDS). `source_name` and `licence` are kept with every
-    row. Rows that cannot be used are written to the result's `rejects_file` with their reasons; the good ones are kept.
-    Importing the same file again adds nothing. `progress` is called with (rows read, share of the file or None).
+    row; `criterion` is the column that says what a row is about, where it is not called so. Rows that cannot be used
+    are written to the result's `rejects_file` with their reasons; the good ones are kept. Importing the same file again
+    adds nothing. `progress` is called with (rows read, share of the file or None).
 
     Raises InputError for a missing file, an unknown kind, a file in no known format or without one good row.
     """
@@ -62,6 +64,7 @@ def import_data(
             rejects_dir=place.root / "rejects",
             source_name=source_name,
             licence=licence,
+            criterion=criterion,
             progress=progress,
         )
 

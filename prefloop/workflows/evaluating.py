@@ -57,6 +57,7 @@ def evaluate(
     samples: str | Path | None = None,
     prompts: Sequence[Any] | str | Path | None = None,
     judged_by: str | None = None,
+    criterion: str | None = None,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
     limit: int | None = None,
@@ -77,9 +78,10 @@ def evaluate(
     `own`: comparisons of the current policy's own samples; `decay` is how far the accuracy is lower there. `samples`: a
     file of completions that nobody has judged; `ask_next` are the pairs of them whose comparison would teach most.
     A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
-    `judged_by`: `simulated` people (the default; they know the task world only) or a reward model. `prompts` is a
-    list, a file, or a snapshot (its held-out prompts); without it fresh tasks are asked. `limit` takes the first so
-    many. Prompts that leave no room for an answer are left out, said and counted (`prompts_too_long`).
+    `judged_by`: `simulated` people (the default; they know the task world only) or a reward model, by the `criterion`
+    of those that it has, if one is given. `prompts` is a list, a file, or a snapshot (its held-out prompts); without it
+    fresh tasks are asked. `limit` takes the first so many. Prompts that leave no room for an answer are left out, said
+    and counted (`prompts_too_long`).
     Raises InputError for models or data that do not fit.
     """
     place = workspace_or_none(workspace)
@@ -107,8 +109,15 @@ def evaluate(
         say(f"sampling {len(messages)} answers of {ref}")
         groups = policy.answer(messages, 1, sampling, seed=seed + number)
         answers.append([group[0] for group in groups])
-    result = compare_answers(messages, answers[0], answers[1], _judges(judged_by, seed, device, dtype, place), seed)
-    result |= {"judge": judged_by or "simulated", "against": against, "prompts_too_long": too_long}
+    result = compare_answers(
+        messages, answers[0], answers[1], _judges(judged_by, criterion, seed, device, dtype, place), seed
+    )
+    result |= {
+        "judge": judged_by or "simulated",
+        "criterion": criterion,
+        "against": against,
+        "prompts_too_long": too_long,
+    }
     result["kl"] = divergence(policies[0], policies[1], messages, answers[0], seed)
     return _kept(place, model, "policy", result, seed)
 
@@ -281,11 +290,16 @@ def asked_prompts(prompts: Sequence[Any] | str | Path | None, seed: int, place: 
     return read_prompts(source)
 
 
-def _judges(ref: str | None, seed: int, device: str, dtype: str, place: Workspace | None) -> Sequence[Judge]:
+def _judges(
+    ref: str | None, criterion: str | None, seed: int, device: str, dtype: str, place: Workspace | None
+) -> Sequence[Judge]:
     """Five simulated people that nobody has trained on, or a reward model."""
     if ref is None or ref == "simulated":
+        if criterion is not None:
+            raise InputError(f"criterion {criterion!r} is for a judge that is a reward model; simulated people say all")
         return judges(fresh_panel(5, seed), seed)
-    reward = earning(_model(ref, device, dtype, place))
+    model = _model(ref, device, dtype, place)
+    reward = earning(model if criterion is None else model.about(criterion))
 
     def verdicts(prompts: Sequence[Any], firsts: Sequence[str], seconds: Sequence[str]) -> list[str]:
         messages = [as_messages(p) for p in prompts]
