@@ -302,22 +302,24 @@ class RewardModel:
             setattr(base.config, BIAS_KEY, float(self.heads.bias[list(self.members)].mean()))
         moved = self._normalise() if self.config.normalise else {}
         gain, bias = moved.get("", (1.0, 0.0))
-        pairs = [row for row in self.eval_rows if isinstance(row.said, Compared) and row.said.label != 0.5]
-        pairs = [row for row in pairs if row.criterion not in self.config.criteria]
-        fitted = len(pairs) >= ENOUGH_PAIRS
-        heat = self._temperature(pairs) if fitted else gain
-        setattr(base.config, TEMPERATURE_KEY, heat)
+        calibrated = self._temperature(None, gain)
+        setattr(base.config, TEMPERATURE_KEY, calibrated["temperature"])
+        by_name = {name: self._temperature(name, moved.get(name, (1.0, 0.0))[0]) for name in self.config.criteria}
         by_criterion = {name: moved[name] for name in self.config.criteria if moved}
         setattr(base.config, ANSWERS_KEY, self.answers.as_config(by_criterion, (gain, bias)))
         if self.heads.names:
-            setattr(base.config, HEADS_KEY, self.heads.as_config())
+            setattr(
+                base.config,
+                HEADS_KEY,
+                self.heads.as_config({name: found["temperature"] for name, found in by_name.items()}),
+            )
         save_trained(self.model["scorer"], self.tokenizer, folder)
         normalised: dict[str, Any] = {"gain": gain, "bias": bias, "completions": self.config.normalise}
         if self.before is not None:
             was = dict(zip(("gain", "bias"), self.before, strict=True))
             normalised |= {"on": "the reference policy's samples", "before": was}
         write_json(folder / "normalisation.json", normalised)
-        write_json(folder / "calibration.json", {"temperature": heat, "held_out_pairs": len(pairs) if fitted else 0})
+        write_json(folder / "calibration.json", calibrated | ({"criteria": by_name} if by_name else {}))
 
     # --- a model that stays as it is --------------------------------------------------------------------------------
 
@@ -486,11 +488,16 @@ class RewardModel:
         return moved
 
     @torch.no_grad()
-    def _temperature(self, pairs: Sequence[FeedbackRow]) -> float:
-        """Fitted to held-out pairs, with their soft labels."""
-        scores = self._all_scores([row.texts for row in pairs])[:, 0].view(-1, 2)
+    def _temperature(self, criterion: str | None, otherwise: float) -> dict[str, Any]:
+        """Of a criterion's score, or of the score itself: fitted to its held-out pairs, with their soft labels."""
+        pairs = [row for row in self.eval_rows if isinstance(row.said, Compared) and row.said.label != 0.5]
+        pairs = [row for row in pairs if self._columns_of(row.criterion) == self._columns_of(criterion)]
+        if len(pairs) < ENOUGH_PAIRS:
+            return {"temperature": otherwise, "held_out_pairs": 0}
+        column = 0 if criterion is None else 1 + self.heads.names.index(criterion)
+        scores = self._all_scores([row.texts for row in pairs])[:, column].view(-1, 2)
         labels = torch.tensor([row.said.label for row in pairs if isinstance(row.said, Compared)])
-        return temperature(scores[:, 0] - scores[:, 1], labels)
+        return {"temperature": temperature(scores[:, 0] - scores[:, 1], labels), "held_out_pairs": len(pairs)}
 
     def _all_scores(self, groups: Sequence[Sequence[Encoded]]) -> Float[Tensor, "n heads"]:
         """Scores of all texts of all prompts, in their order, on the CPU."""

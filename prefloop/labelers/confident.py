@@ -17,7 +17,8 @@ from prefloop.records import Messages
 class Scores(Protocol):
     """A reward model with its temperature."""
 
-    temperature: float
+    @property
+    def temperature(self) -> float: ...
 
     def __call__(self, prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]: ...
 

@@ -20,7 +20,7 @@ ANSWERS_KEY = "prefloop_answers"
 """How scores become answers: `{"ties": nu or null, "questions": {name: {"slope", "thresholds"}}}`."""
 HEADS_KEY = "prefloop_heads"
 """Further heads: `{name: {"weight": [d or 4 d numbers], "bias": number}}`; 4 d where they read the whole answer (see
-`ScoreHead.wide_states`). An ensemble's members are called `member:0`, ..."""
+`ScoreHead.wide_states`). An ensemble's members are called `member:0`, ...; a criterion has a `temperature`, too."""
 TEMPERATURE_KEY = "prefloop_temperature"
 """P(a is preferred to b) = sigmoid((score(a) - score(b)) / T)."""
 ADAPTATION_KEY = "prefloop_adaptation"
@@ -152,9 +152,12 @@ class Heads(nn.Module):
             self.bias[place] = gain * self.bias[place] + bias
 
     @torch.no_grad()
-    def as_config(self) -> dict[str, Any]:
+    def as_config(self, temperatures: Mapping[str, float]) -> dict[str, Any]:
         """For config.json."""
-        return {
+        found: dict[str, Any] = {
             name: {"weight": [float(w) for w in self.weight[place]], "bias": float(self.bias[place])}
             for place, name in enumerate(self.names)
         }
+        for name, heat in temperatures.items():
+            found[name]["temperature"] = heat
+        return found

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from prefloop.datasets.collate import text_batches
 from prefloop.errors import InputError
-from prefloop.models.feedback import TEMPERATURE_KEY, Heads
+from prefloop.models.feedback import HEADS_KEY, TEMPERATURE_KEY, Heads
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import COST_KEY, load_reward_model, load_tokenizer, positions_of
 from prefloop.models.shared import adapter_on
@@ -48,8 +48,6 @@ class LearnedReward:
         model: nn.Module = load_reward_model(ref, dtype, device) if trunk is None else adapter_on(trunk, Path(ref))
         self.head = ScoreHead(model)
         config = self.head.model.config
-        self.temperature = float(getattr(config, TEMPERATURE_KEY, 1.0))
-        """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature)."""
         self.cost = bool(getattr(config, COST_KEY, False))
         """A cost model: the higher the score, the worse; above 0 people would call the answer unsafe."""
         self.heads = Heads.stored(config).to(device)
@@ -68,6 +66,13 @@ class LearnedReward:
     def asked(self, criterion: object) -> LearnedReward:
         """The score for answers about `criterion`: that criterion's where the model has one, else its own."""
         return self.about(criterion) if isinstance(criterion, str) and criterion in self.heads.criteria else self
+
+    @property
+    def temperature(self) -> float:
+        """P(a is preferred to b) = sigmoid((score(a) - score(b)) / temperature)."""
+        config = self.head.model.config
+        own = getattr(config, HEADS_KEY)[self.criterion] if self.criterion is not None else {}
+        return float(own.get("temperature", getattr(config, TEMPERATURE_KEY, 1.0)))
 
     @property
     def untaught(self) -> str:

@@ -241,7 +241,10 @@ def _model(ref: str, device: str, dtype: str, place: Workspace | None) -> Learne
 
 
 def _both_sides(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float], list[float]]:
-    """Scores of what was chosen and of what was rejected; a reward model's by the criterion that a pair is about."""
+    """Scores of what was chosen and of what was rejected; a reward model's by the criterion that a pair is about.
+
+    A criterion's are brought to the temperature of the score itself.
+    """
     judges: list[Reward] = [
         reward.asked(pair.columns.get("criterion")) if isinstance(reward, LearnedReward) else reward for pair in pairs
     ]
@@ -255,8 +258,11 @@ def _both_sides(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float
         prompts = [pair.prompt for pair in some]
         chosen = scored(judge, prompts, [pair.chosen for pair in some], **columns).total
         rejected = scored(judge, prompts, [pair.rejected for pair in some], **columns).total
-        for i, both in zip(rows, zip(chosen, rejected, strict=True), strict=True):
-            found[i] = both
+        heat = 1.0
+        if isinstance(reward, LearnedReward) and isinstance(judge, LearnedReward):
+            heat = reward.temperature / judge.temperature
+        for i, one, other in zip(rows, chosen, rejected, strict=True):
+            found[i] = heat * one, heat * other
     return [first for first, _ in found], [second for _, second in found]
 
 

@@ -16,8 +16,11 @@ import prefloop
 from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated
 from prefloop.errors import InputError
 from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
+from prefloop.records import Comparison
 from prefloop.rewards.composition import compose
 from prefloop.rewards.learned import LearnedReward
+from prefloop.training.offline import train_offline
+from prefloop.workflows import evaluating
 from prefloop.workflows.training import train
 from tests.small import build, settings_of, write_inputs
 
@@ -313,3 +316,50 @@ def test_a_reward_model_of_the_workspace_is_trained_on(inputs: Path, tmp_path: P
     from prefloop.artifacts.folder import read_artifact
 
     assert read_artifact(Path(second["artifact"])).parents == [first["hash"]]
+
+
+def test_each_criterion_has_the_temperature_of_its_own_pairs(inputs: Path, tmp_path: Path) -> None:
+    """The likeliest one, found by another program; people are surer about one criterion than about the other."""
+    from scipy.optimize import minimize_scalar
+
+    rows = [
+        {
+            **asked(i),
+            "chosen": f"superb {i}",
+            "rejected": f"awful {i}",
+            "label": (i % 10 >= odd) * 1.0,
+            "criterion": name,
+        }
+        for i in range(200)
+        for name, odd in (("sure", 1), ("unsure", 4))
+    ]
+    given = {"data": str(write(tmp_path / "r.jsonl", rows)), "test_share": 0.4, "freeze": True}
+    algorithm, run = build("reward_model", inputs, tmp_path / "run", criteria=["sure", "unsure"], **given)
+    train_offline(algorithm, run)
+    algorithm.save(tmp_path / "rm")
+    kept = json.loads((tmp_path / "rm" / "calibration.json").read_text())["criteria"]
+    reward = LearnedReward(tmp_path / "rm", torch.float32, CPU)
+    for name, found in kept.items():
+        pairs = [row for row in algorithm.eval_rows if row.criterion == name]
+        assert found["held_out_pairs"] == len(pairs) > 50
+        scores = reward.about(name).scores([text for row in pairs for text in row.texts]).double().view(-1, 2)
+        labels = torch.tensor([row.said.label for row in pairs]).double()
+
+        def loss(log_heat: float, scores: torch.Tensor = scores, labels: torch.Tensor = labels) -> float:
+            logits = (scores[:, 0] - scores[:, 1]) / math.exp(log_heat)
+            return float(torch.nn.functional.binary_cross_entropy_with_logits(logits, labels))
+
+        best = math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
+        assert reward.about(name).temperature == found["temperature"] == pytest.approx(best, rel=0.03)
+    assert kept["unsure"]["temperature"] != pytest.approx(kept["sure"]["temperature"], rel=0.5)
+
+    test = [
+        Comparison(asked(i)["prompt"], f"superb {i}", f"awful {i}", columns={"criterion": n})
+        for i in (3, 4)
+        for n in kept
+    ]
+    chosen, rejected = evaluating._both_sides(reward, test)
+    for pair, one, other in zip(test, chosen, rejected, strict=True):
+        judge = reward.about(pair.columns["criterion"])
+        own = judge([pair.prompt] * 2, [pair.chosen, pair.rejected])
+        assert (one - other) / reward.temperature == pytest.approx((own[0] - own[1]) / judge.temperature)

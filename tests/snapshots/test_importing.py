@@ -75,6 +75,22 @@ def test_good_rows_go_in_and_the_others_to_a_file(store: Store, jsonl: Write) ->
     assert not answer.simulated
 
 
+def test_a_column_of_another_name_is_the_criterion(store: Store, jsonl: Write) -> None:
+    """A pair that people judge by two criteria, in opposite ways, is no contradiction."""
+    pair = {"prompt": "Q?", "chosen": "yes", "rejected": "no", "subset": "helpful"}
+    turned = {"prompt": "Q?", "chosen": "no", "rejected": "yes", "subset": "harmless"}
+    path = jsonl([pair, turned, {**pair, "subset": None}, {"prompt": "Q?", "chosen": "a", "rejected": "b"}])
+    result = run(store, path, criterion="subset")
+    assert (result.imported, result.reasons) == (2, {"malformed": 2})
+    assert result.rejects_file is not None
+    found = [json.loads(line)["detail"] for line in result.rejects_file.read_text().splitlines()]
+    assert found == [
+        "column 'subset', which is to name the criterion, is None",
+        "column 'subset', which is to name the criterion, is none of prompt, chosen, rejected",
+    ]
+    assert sorted(answer.columns["criterion"] for answer in answers(store)) == ["harmless", "helpful"]
+
+
 def test_importing_again_adds_nothing(store: Store, jsonl: Write) -> None:
     path = jsonl({"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(5))
     first, before = run(store, path), counts(store)

@@ -12,6 +12,8 @@ import torch
 
 import prefloop
 from prefloop.errors import InputError
+from prefloop.rewards.composition import compose
+from prefloop.rewards.learned import LearnedReward
 from prefloop.workflows.training import train
 from tests.small import FRUITS, settings_of, write_inputs, write_pairs
 
@@ -116,3 +118,39 @@ def test_what_groups_of_annotators_say_is_measured_apart(folder: Path, tmp_path:
     assert found["n"] == 2 * len(pairs)
     assert groups["like us"]["value"] == pytest.approx(1 - groups["unlike us"]["value"])
     assert groups["like us"]["value"] > 0.8
+
+
+def test_a_policy_is_judged_by_one_criterion(folder: Path, tmp_path: Path) -> None:
+    """Two criteria that people answer in opposite ways: who wins by the one loses by the other."""
+    pairs = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    rows = [{**row, "criterion": "sweet"} for row in pairs]
+    rows += [{**row, "chosen": row["rejected"], "rejected": row["chosen"], "criterion": "sour"} for row in pairs]
+    file = write(tmp_path / "pairs.jsonl", rows)
+    changes = {"data": str(file), "freeze": True, "reads": "answer", "criteria": ["sweet", "sour"], "test_share": 0.0}
+    train(
+        "reward_model",
+        out=tmp_path / "two",
+        overrides=settings_of("reward_model", folder, **changes),
+        log=lambda words: None,
+    )
+    asked = {"against": str(folder / "policy"), "prompts": [f"Which fruit, number {i}?" for i in range(6)]}
+    given = {**asked, "max_new_tokens": 8, "device": "cpu", "dtype": "float32"}
+    judge, policy = str(tmp_path / "two"), str(folder / "policy")
+    sweet, sour = (
+        prefloop.evaluate(policy, judged_by=judge, criterion=one, temperature=2.0, **given) for one in ("sweet", "sour")
+    )
+    assert sweet["criterion"] == "sweet"
+    assert sweet["win_rate"]["value"] + sour["win_rate"]["value"] == pytest.approx(1.0)
+    assert sweet["win_rate"]["ties"] < 6
+    with pytest.raises(
+        InputError, match="learned nothing, as all of its rows were about criteria; name one as the crit"
+    ):
+        prefloop.evaluate(policy, judged_by=judge, **given)
+    with pytest.raises(InputError, match="criterion: unknown .bitter.; known: sour, sweet"):
+        prefloop.evaluate(policy, judged_by=judge, criterion="bitter", **given)
+    with pytest.raises(InputError, match="for a judge that is a reward model"):
+        prefloop.evaluate(policy, criterion="sweet", **given)
+    model = LearnedReward(tmp_path / "two", torch.float32, torch.device("cpu"))
+    with pytest.raises(InputError, match="taste: the score itself of .* learned nothing"):
+        compose({"taste": {"learned": "two"}}, lambda ref: model)
+    assert compose({"taste": {"learned": "two", "criterion": "sour"}}, lambda ref: model).parts
