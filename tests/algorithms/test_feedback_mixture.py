@@ -16,7 +16,7 @@ import prefloop
 from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated
 from prefloop.errors import InputError
 from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
-from prefloop.records import Comparison
+from prefloop.records import Comparison, as_messages
 from prefloop.rewards.composition import compose
 from prefloop.rewards.learned import LearnedReward
 from prefloop.training.offline import train_offline
@@ -354,9 +354,14 @@ def test_each_criterion_has_the_temperature_of_its_own_pairs(inputs: Path, tmp_p
     assert kept["unsure"]["temperature"] != pytest.approx(kept["sure"]["temperature"], rel=0.5)
 
     test = [
-        Comparison(asked(i)["prompt"], f"superb {i}", f"awful {i}", columns={"criterion": n})
+        Comparison(
+            prompt=as_messages(asked(i)["prompt"]),
+            chosen=f"superb {i}",
+            rejected=f"awful {i}",
+            columns={"criterion": name},
+        )
         for i in (3, 4)
-        for n in kept
+        for name in kept
     ]
     chosen, rejected = evaluating._both_sides(reward, test)
     for pair, one, other in zip(test, chosen, rejected, strict=True):
