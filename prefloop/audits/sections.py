@@ -281,13 +281,17 @@ def wins(d: Data) -> dict[str, Any] | None:
     return {"rows": rows} if rows else None
 
 
+FLOORS = {"length": "Always the longer one", "tfidf": "Words and length (TF-IDF)"}
+
+
 def reward_model(d: Data) -> dict[str, Any] | None:
     """Accuracy beside chance, people and floors; calibration beside what chance allows at this n."""
     value = _mapping(d.get("reward_model"))
     right = figure(value, "accuracy")
     if right is None:
         return None
-    ceiling = _mapping(value.get("human_ceiling"))
+    ceiling, length = _mapping(value.get("human_ceiling")), _mapping(value.get("length"))
+    floors = {"length": length.get("longer_wins"), **_mapping(value.get("floors"))}
     compared = [
         _row(
             "Reward model",
@@ -301,10 +305,8 @@ def reward_model(d: Data) -> dict[str, Any] | None:
             "sft",
             0.5,
         ),
-        *(_row(name, floor, "base", 0.5) for name, floor in _mapping(value.get("floors")).items()),
+        *(_row(FLOORS.get(name, name), floor, "base", 0.5) for name, floor in floors.items()),
     ]
-    length = _mapping(value.get("length"))
-    compared.append(_row("Always the longer one", length.get("longer_wins"), "base", 0.5))
     ceilings = _mapping(value.get("slice_ceilings"))
     slices = [
         row | {"people": figure(_mapping(ceilings.get(column)).get(name)), "column": _heading(column)}

@@ -292,6 +292,17 @@ def test_a_guard_without_an_alarm_says_so(example):
     assert "What it saw step 0 (kept) Reward 0" in Page(render(alone)).text
 
 
+def test_every_floor_stands_once_by_its_name(example):
+    from prefloop.audits.sections import reward_model
+
+    floors = {"length": {"value": 0.58, "low": 0.5, "high": 0.6, "n": 9}, "tfidf": {"value": 0.6, "n": 9}}
+    example["reward_model"]["floors"] = floors
+    names = [row["name"] for row in reward_model(example)["rows"]]
+    assert names == ["Reward model", "Two people agree", "Always the longer one", "Words and length (TF-IDF)"]
+    del floors["length"]
+    assert [row["name"] for row in reward_model(example)["rows"]][2:] == names[2:]
+
+
 def test_one_point_is_no_curve(example):
     example["training"] = {"ppo": [{"step": 1, "objective/kl": 1.0}], "sft": []}
     assert "What happened during training" in Page(render(example)).text.split("Not measured")[1]
