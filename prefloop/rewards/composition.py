@@ -254,7 +254,7 @@ def _named(
             raise InputError(f"{where}: a shared trunk cannot be loaded here; leave `trunk` out")
         for untaught in (getattr(model, "untaught", "") for model in models):
             if untaught:
-                raise InputError(f"{where}: {name}: {untaught}")
+                raise InputError(f"{where}: {untaught}")
         alone = len(models) == 1 and part.members == "mean"
         if part.limit is None and part.weight >= 0 and any(getattr(model, "cost", False) for model in models):
             raise InputError(f"{where} is a cost model, higher for what is worse: give it a limit, or a weight below 0")

@@ -97,14 +97,13 @@ def import_file(
 
         for line, row in _rows(source, kind, progress):
             ledger.seen()
-            if criterion is not None and not isinstance(row, Reject):
-                row = _about(row, criterion)
             known = is_transcript(row)
+            named = row if criterion is None or isinstance(row, Reject) else _about(row, criterion)
             item = (
-                row
-                if isinstance(row, Reject)
+                named
+                if isinstance(named, Reject)
                 else parse_answer(
-                    row,
+                    named,
                     kind,
                     source=source_name or (HH_SOURCE if known else name),
                     licence=licence or (HH_LICENCE if known else None),

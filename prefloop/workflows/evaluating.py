@@ -86,6 +86,8 @@ def evaluate(
     """
     place = workspace_or_none(workspace)
     say = log or (lambda words: None)
+    if criterion is not None and judged_by in (None, "simulated"):
+        raise InputError(f"criterion {criterion!r} is that of a judge of policies that is a reward model: name one")
     if comparisons is not None:
         result = _reward_model(model, comparisons, own, samples, seed, device, dtype, place, say)
         return _kept(place, model, "reward_model", result, seed, report)
@@ -104,14 +106,13 @@ def evaluate(
             f"none of the {len(asked)} prompts leaves room for an answer of {max_new_tokens} tokens; the models take "
             f"{min(policy.sampler.positions for policy in policies)} tokens: give fewer new tokens or shorter prompts"
         )
+    judged = _judges(judged_by, criterion, seed, device, dtype, place)
     answers = []
     for number, (ref, policy) in enumerate(zip((model, against), policies, strict=True)):
         say(f"sampling {len(messages)} answers of {ref}")
         groups = policy.answer(messages, 1, sampling, seed=seed + number)
         answers.append([group[0] for group in groups])
-    result = compare_answers(
-        messages, answers[0], answers[1], _judges(judged_by, criterion, seed, device, dtype, place), seed
-    )
+    result = compare_answers(messages, answers[0], answers[1], judged, seed)
     result |= {
         "judge": judged_by or "simulated",
         "criterion": criterion,
@@ -301,8 +302,6 @@ def _judges(
 ) -> Sequence[Judge]:
     """Five simulated people that nobody has trained on, or a reward model."""
     if ref is None or ref == "simulated":
-        if criterion is not None:
-            raise InputError(f"criterion {criterion!r} is for a judge that is a reward model; simulated people say all")
         return judges(fresh_panel(5, seed), seed)
     model = _model(ref, device, dtype, place)
     reward = earning(model if criterion is None else model.about(criterion))

@@ -83,8 +83,9 @@ def test_a_column_of_another_name_is_the_criterion(store: Store, jsonl: Write) -
     result = run(store, path, criterion="subset")
     assert (result.imported, result.reasons) == (2, {"malformed": 2})
     assert result.rejects_file is not None
-    found = [json.loads(line)["detail"] for line in result.rejects_file.read_text().splitlines()]
-    assert found == [
+    rejects = [json.loads(line) for line in result.rejects_file.read_text().splitlines()]
+    assert json.loads(rejects[1]["row"]) == {"prompt": "Q?", "chosen": "a", "rejected": "b"}
+    assert [one["detail"] for one in rejects] == [
         "column 'subset', which is to name the criterion, is None",
         "column 'subset', which is to name the criterion, is none of prompt, chosen, rejected",
     ]

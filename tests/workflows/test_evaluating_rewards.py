@@ -148,8 +148,9 @@ def test_a_policy_is_judged_by_one_criterion(folder: Path, tmp_path: Path) -> No
         prefloop.evaluate(policy, judged_by=judge, **given)
     with pytest.raises(InputError, match="criterion: unknown .bitter.; known: sour, sweet"):
         prefloop.evaluate(policy, judged_by=judge, criterion="bitter", **given)
-    with pytest.raises(InputError, match="for a judge that is a reward model"):
-        prefloop.evaluate(policy, criterion="sweet", **given)
+    for asked_of in (given, {"comparisons": file}):
+        with pytest.raises(InputError, match="criterion 'sweet' is that of a judge of policies that is a reward model"):
+            prefloop.evaluate(policy, criterion="sweet", **asked_of)
     model = LearnedReward(tmp_path / "two", torch.float32, torch.device("cpu"))
     with pytest.raises(InputError, match="taste: the score itself of .* learned nothing"):
         compose({"taste": {"learned": "two"}}, lambda ref: model)
