@@ -351,6 +351,7 @@ def test_each_criterion_has_the_temperature_of_its_own_pairs(inputs: Path, tmp_p
 
         best = math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
         assert reward.about(name).temperature == found["temperature"] == pytest.approx(best, rel=0.03)
+    # honest: they are to be far apart, not close
     assert kept["unsure"]["temperature"] != pytest.approx(kept["sure"]["temperature"], rel=0.5)
 
     test = [

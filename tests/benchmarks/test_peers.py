@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.peers import material, race
 from benchmarks.peers.environments import ROOT
+from benchmarks.peers.sides import ours_pairs
+from tests.small import write_inputs
 
 HALF = """
 import sys
@@ -84,3 +86,15 @@ def test_bench_says_what_is_missing(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert said in json.loads(done.stdout)["error"]
+
+
+def test_the_references_pass_counts_where_it_is_timed(tmp_path: Path) -> None:
+    """6 operations per weight and token for a pass forward and backward, 2 for one that is forward only."""
+    inputs = write_inputs(tmp_path)
+    spec = {"method": "dpo", "model": str(inputs / "policy"), "data": str(inputs / "pairs.jsonl"), "dtype": "float32"}
+    here, there = (
+        ours_pairs.work({**spec, "batch": 8, "tokens": 512, "precomputed": known}) for known in (False, True)
+    )
+    assert here["units"] == there["units"] > 0
+    assert here["gflop"] / there["gflop"] == pytest.approx(8 / 6)
+    assert here["agreement"] == there["agreement"] < 0

@@ -60,7 +60,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds + trained,
         "version": __version__,
         "agreement": agreement,
-        "gflop": _gflop(algorithm, spec["method"]),
+        "gflop": _gflop(algorithm, spec["method"], referred=spec["method"] == "dpo" and not spec["precomputed"]),
     }
 
 
@@ -74,17 +74,18 @@ def _agreement(algorithm: Any, method: str) -> float:
     return float((loss.values * loss.weights).sum() / loss.weights.sum())
 
 
-def _gflop(algorithm: Any, method: str) -> float:
+def _gflop(algorithm: Any, method: str, *, referred: bool) -> float:
     """Arithmetic of a pass over the rows, forward and backward: 6 x weights x tokens, attention left out.
 
-    A shared prompt counts once, the head only where a completion's token is predicted.
+    A shared prompt counts once, the head only where a completion's token is predicted. The reference's forward pass,
+    where it is part of what is timed, is 2 more.
     """
     body = getattr(algorithm.model, algorithm.model.base_model_prefix)
     weights = sum(p.numel() for name, p in body.named_parameters() if "embed" not in name)
     head = 0 if method == "reward_model" else algorithm.model.get_output_embeddings().weight.numel()
     texts = [[row.text] if method == "sft" else [row.chosen, row.rejected] for row in algorithm.train_rows]
     predicted = sum(text.completion_length for each in texts for text in each)
-    return 6e-9 * (weights * sum(map(tokens_of, texts)) + head * predicted)
+    return (8e-9 if referred else 6e-9) * (weights * sum(map(tokens_of, texts)) + head * predicted)
 
 
 if __name__ == "__main__":
