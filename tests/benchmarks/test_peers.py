@@ -98,3 +98,12 @@ def test_the_references_pass_counts_where_it_is_timed(tmp_path: Path) -> None:
     assert here["units"] == there["units"] > 0
     assert here["gflop"] / there["gflop"] == pytest.approx(8 / 6)
     assert here["agreement"] == there["agreement"] < 0
+
+
+@pytest.mark.parametrize("method", ["reward_model", "sft"])
+def test_our_side_of_the_other_works_runs(method: str, tmp_path: Path) -> None:
+    inputs = write_inputs(tmp_path)
+    spec = {"method": method, "model": str(inputs / "policy"), "data": str(inputs / "pairs.jsonl"), "dtype": "float32"}
+    found = ours_pairs.work({**spec, "batch": 8, "tokens": 512, "precomputed": False})
+    assert found["units"] > 0
+    assert found["gflop"] > 0

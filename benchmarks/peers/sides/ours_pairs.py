@@ -80,10 +80,14 @@ def _gflop(algorithm: Any, method: str, *, referred: bool) -> float:
     A shared prompt counts once, the head only where a completion's token is predicted. The reference's forward pass,
     where it is part of what is timed, is 2 more.
     """
-    body = getattr(algorithm.model, algorithm.model.base_model_prefix)
+    model = algorithm.model["scorer"] if method == "reward_model" else algorithm.model
+    body = getattr(model, model.base_model_prefix)
     weights = sum(p.numel() for name, p in body.named_parameters() if "embed" not in name)
-    head = 0 if method == "reward_model" else algorithm.model.get_output_embeddings().weight.numel()
-    texts = [[row.text] if method == "sft" else [row.chosen, row.rejected] for row in algorithm.train_rows]
+    head = 0 if method == "reward_model" else model.get_output_embeddings().weight.numel()
+    of = {"sft": lambda row: [row.text], "dpo": lambda row: [row.chosen, row.rejected]}.get(
+        method, lambda row: row.texts
+    )
+    texts = [of(row) for row in algorithm.train_rows]
     predicted = sum(text.completion_length for each in texts for text in each)
     return (8e-9 if referred else 6e-9) * (weights * sum(map(tokens_of, texts)) + head * predicted)
 
