@@ -1,7 +1,6 @@
 """Controlled sentiment (Ziegler et al. 2019; Figure 2 of the DPO paper): true reward against KL, for every method.
 
-    PREFLOOP_DATA=../shared/data python -m benchmarks.sentiment [--seed 0] [--methods ppo,dpo] [--out FOLDER] [--tiny]
-    python -m benchmarks.sentiment --join FOLDER FOLDER FOLDER --out FOLDER     one picture of several seeds
+    PREFLOOP_DATA=../shared/data python -m benchmarks.sentiment [--seeds 3] [--methods ppo,dpo] [--out FOLDER] [--tiny]
 
 A policy reads IMDb reviews and learns to continue one from its first eight words: the reference. The true reward is
 a classifier's log-odds that prompt and continuation are a positive review, learned from labelled reviews that the
@@ -10,8 +9,9 @@ with Bradley-Terry noise; a reward model learns from the labels. The online meth
 direct ones from the pairs, and those that need logged rewards from both continuations of each pair, which the reward
 model scores; where `make peers` was run, TRL's RLOO and GRPO learn beside ours. Each policy is then asked for
 continuations of held-out prompts: mean true reward and KL from the reference, in nats per sequence, with intervals of
-95 %. What was made stays in FOLDER, so that a run that was cut off goes on, and one with more `--methods` adds to it;
-`--tiny` tries all steps in minutes, and its figures mean nothing.
+95 %. The seeds share the classifier and the policy that has read the reviews, and nothing else; at the end comes one
+picture of them all. What was made stays in FOLDER, so that a run that was cut off goes on, and one with more
+`--methods` or `--seeds` adds to it; `--tiny` tries all steps in minutes, and its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def label_pairs(reference: Path, prompts: Sequence[str], truth: Sentiment, seed:
     for prompt, messages, (a, b) in zip(prompts, asked, groups, strict=True):
         first, second = truth([messages] * 2, [a.text, b.text])
         chosen, rejected = (a, b) if stream.random() < 1 / (1 + math.exp(second - first)) else (b, a)
-        if chosen.text != rejected.text:
+        said = {chosen.text, rejected.text}
+        if len(said) == 2 and not any("\0" in text for text in said):  # a policy that has read little may write NUL
             rows.append({"prompt": prompt, "chosen": chosen.text, "rejected": rejected.text})
     return rows
 
@@ -240,16 +241,26 @@ def measured(place: Path, origin: Policy, truth: Sentiment, asked: Sequence[Any]
     }
 
 
-def main(seed: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> None:
+def main(seeds: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> None:
     if not (DATA / "text" / "imdb.jsonl.xz").is_file():
         print(f"skipped: no {DATA / 'text' / 'imdb.jsonl.xz'}; set PREFLOOP_DATA to the folder that holds text/")
         return
+    for seed in range(seeds):
+        one_seed(seed, out, tiny, methods)
+        joined([out / str(done) for done in range(seed + 1)], out)
+
+
+def one_seed(seed: int, shared: Path, tiny: bool, methods: Sequence[str]) -> None:
+    """Everything of one seed, in a folder of its own; what all seeds share lies beside it, made by the first."""
+    out = shared / str(seed)
     out.mkdir(parents=True, exist_ok=True)
     sizes = TINY if tiny else SIZES
 
-    def trained(method: str, name: str, run: str, *, small: dict[str, Any] | None = None, **given: Any) -> Path:
+    def trained(
+        method: str, name: str, run: str, *, folder: Path = out, small: dict[str, Any] | None = None, **given: Any
+    ) -> Path:
         """The result of a run, made now or before."""
-        place = out / name
+        place = folder / name
         if not (place / MANIFEST).is_file():
             overrides = {"seed": seed, "name": name, **given.pop("overrides", {}), **((small or {}) if tiny else {})}
             found = prefloop.train(
@@ -258,11 +269,12 @@ def main(seed: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> 
             print(f"{name}: {found['seconds']:.0f} s", flush=True)
         return place
 
-    if not (out / "classifier" / "measured.json").is_file():
+    classifier = shared / "classifier"
+    if not (classifier / "measured.json").is_file():
         labelled = list(reviews("pos", "neg"))
-        found = learn_classifier(out / "classifier", labelled[::20] if tiny else labelled, sizes["held_out"])
+        found = learn_classifier(classifier, labelled[::20] if tiny else labelled, sizes["held_out"])
         print(f"classifier: {found['accuracy']}", flush=True)
-    truth = Sentiment(str(out / "classifier"))
+    truth = Sentiment(str(classifier))
     texts = [row["text"] for row in reviews("unsup")]
     random.Random(1).shuffle(texts)
     rows = begun(texts[: sizes["sft"] + sizes["pairs"] + sizes["measured"]])
@@ -272,7 +284,7 @@ def main(seed: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> 
     shape = {"vocab_size": 512, "hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64}
     small = {**short, "shape": shape, "tokenizer_sample": 100_000, "eval_every": 0}
     source = {"text": [{"path": str(DATA / "text" / "imdb.jsonl.xz"), "tokens": 2e4 if tiny else 8.2e6}]}
-    read = trained("pretrain", "pretrain", "pretrain", overrides=source, small=small)
+    read = trained("pretrain", "pretrain", "pretrain", folder=shared, overrides=source, small=small)
     sft = trained(
         "sft", "sft", "sft", data=write_rows(out / "sft.jsonl", rows[: sizes["sft"]]), policy=read, small=short
     )
@@ -307,7 +319,7 @@ def main(seed: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> 
                     runs.append(trained(method, name, run, data=data, policy=sft, overrides=given, small=short))
 
     reward = out / "truth.yaml"
-    arguments = json.dumps({"folder": str((out / "classifier").resolve())})
+    arguments = json.dumps({"folder": str(classifier.resolve())})
     reward.write_text(f"sentiment: {{function: 'benchmarks.sentiment:Sentiment', arguments: {arguments}}}\n")
     compared = prefloop.compare(
         [sft, *runs],
@@ -344,12 +356,9 @@ def main(seed: int, out: Path, tiny: bool, methods: Sequence[str] = METHODS) -> 
 
 def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     """Mean and standard deviation over seeds of every run that all of them have, as a table, a file and a picture."""
-    if not any((folder / "frontier.json").is_file() for folder in folders):
-        print("skipped: no seed was measured")
-        return {}
     seeds = [json.loads((folder / "frontier.json").read_text()) for folder in folders]
-    if len({one["seed"] for one in seeds}) < len(seeds) or len({one["tiny"] for one in seeds}) > 1:
-        raise SystemExit("these are not different seeds of one experiment")
+    if len({one["tiny"] for one in seeds}) > 1:
+        raise SystemExit(f"some seeds in {out} were tried with --tiny: give those a folder of their own")
     tables = [{row["run"]: row for row in one["rows"]} for one in seeds]
     rows = []
     for run in [run for run in tables[0] if all(run in table for table in tables)]:
@@ -364,7 +373,6 @@ def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
         kl, reward = (f"{v['value']:.3f} ± {v['high'] - v['value']:.3f}" for v in (row["kl"], row["reward"]))
         print(f"{row['run']:>18}: KL {kl}, reward {reward}")
     result = {"seeds": [one["seed"] for one in seeds], "tiny": seeds[0]["tiny"], "rows": rows}
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "seeds.json", result)
     chart = frontier(rows, [])
     style = "svg{font:11px sans-serif;max-width:60em}.line{fill:none}.dot{fill:#2a6}line{stroke:#bbb}"
@@ -375,15 +383,12 @@ def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("sentiment"))
     parser.add_argument("--methods", default=",".join(METHODS), help="without it all of them: %(default)s")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--join", type=Path, nargs="+", metavar="FOLDER", help="of seeds that are done")
     given = parser.parse_args()
-    if given.join:
-        joined(given.join, given.out)
-    elif unknown := set(given.methods.split(",")) - {*METHODS}:
+    if unknown := set(given.methods.split(",")) - {*METHODS}:
         parser.error(f"unknown method {min(unknown)}; the methods are {', '.join(METHODS)}")
     else:
-        main(given.seed, given.out, given.tiny, given.methods.split(","))
+        main(given.seeds, given.out, given.tiny, given.methods.split(","))
