@@ -33,6 +33,7 @@ from benchmarks.command import interval
 from prefloop.evaluation.ceiling import human_ceiling
 from prefloop.evaluation.floors import tfidf_length_odds
 from prefloop.evaluation.interval import mean_interval, share_interval
+from prefloop.evaluation.pair_scores import both_sides
 from prefloop.records import Comparison, as_messages, prompt_id
 from prefloop.rewards.learned import LearnedReward
 from prefloop.snapshots.crowds import import_rows
@@ -122,7 +123,7 @@ def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Pa
     cpu = torch.device("cpu")
     reward = LearnedReward(out, torch.float32, cpu, max_length=settings["max_length"])
     about = [pair.columns.get("criterion") for pair in test]
-    scores = differences(reward, test)
+    scores = np.subtract(*both_sides(reward, test))
     own, joint = tfidf_length_odds([pair for pair in learn if pair.label != 0.5], test)
     lengths = np.array([len(p.chosen) - len(p.rejected) for p in test], dtype=np.float64)
     both = np.zeros(len(test))
@@ -140,20 +141,6 @@ def rows_of_a_fold(pairs: Sequence[Comparison], fold: int, run: Path, folder: Pa
     right = {name: ((np.sign(values * sign) + 1) / 2).tolist() for name, values in kinds.items()}
     named = [prompt_id(pair.prompt) for pair in test]
     return {"fold": fold, "seconds": made["seconds"], "trained_on": len(learn), "prompts": named, "right": right}
-
-
-def differences(reward: LearnedReward, pairs: Sequence[Comparison]) -> np.ndarray:
-    """Score of the first less that of the second, by the pair's criterion where it has one; each text is read once."""
-    scores = np.zeros(len(pairs))
-    about = [pair.columns.get("criterion") for pair in pairs]
-    for criterion in dict.fromkeys(about):
-        at = [i for i, one in enumerate(about) if one == criterion]
-        sides = [[(prompt_id(pairs[i].prompt), getattr(pairs[i], side)) for i in at] for side in ("chosen", "rejected")]
-        texts = {key: pairs[i].prompt for side in sides for key, i in zip(side, at, strict=True)}
-        found = reward.asked(criterion)(list(texts.values()), [text for _, text in texts])
-        by_text = dict(zip(texts, found, strict=True))
-        scores[at] = np.subtract(*([by_text[key] for key in side] for side in sides))
-    return scores
 
 
 def _row(pair: Comparison) -> dict[str, Any]:

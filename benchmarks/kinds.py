@@ -37,8 +37,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.command import interval
-from benchmarks.folds import DATA, FOLDS, LEARN, RUNS, SOURCES, differences, fold_of
+from benchmarks.folds import DATA, FOLDS, LEARN, RUNS, SOURCES, fold_of
 from prefloop.evaluation.interval import mean_interval, share_interval
+from prefloop.evaluation.pair_scores import both_sides
 from prefloop.functional.feedback import comparison_logprobs, cross_entropy, plackett_luce
 from prefloop.models.feedback import Answers
 from prefloop.records import Comparison, prompt_id
@@ -213,7 +214,7 @@ def model(
     print(f"{kind}, fold {fold}: {len(rows)} rows, {made['seconds']} s", flush=True)
     settings = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["settings"]
     reward = LearnedReward(out, torch.float32, torch.device("cpu"), max_length=settings["max_length"])
-    return differences(reward, test)
+    return np.subtract(*both_sides(reward, test))
 
 
 def measured(pairs: Sequence[Comparison], scorer: Scorer, votes: int = VOTES, folds: int = FOLDS) -> list[str]:

@@ -1,62 +1,50 @@
 """A reward model: one score per answer, such that what people said is likely. Bradley, Terry 1952; Ziegler et al. 2019
 
-The offline loop over feedback of any kind. Each kind has its likelihood given the scores (functional/feedback.py), and
-its few thresholds are trained along: comparisons, with Davidson's ties; rankings, best-of-K, edits and demonstrations
-as Plackett-Luce's choices; ratings as an ordinal logit; approvals and flags as a logistic. Afterwards gain and bias are
-set so that the scores of the sampled completions have mean 0 and std 1, and a temperature is fitted to held-out pairs.
+The offline loop over feedback of any kind. Each kind has its likelihood given the scores (training/likelihoods.py), and
+its few thresholds are trained along. Afterwards gain and bias are set so that the scores of the sampled completions
+have mean 0 and std 1, and a temperature is fitted to held-out pairs.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from prefloop.artifacts.files import write_json
 from prefloop.datasets.collate import micro_batches
-from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated, feedback_rows, sample_groups
+from prefloop.datasets.feedback import Compared, FeedbackRow, feedback_rows, sample_groups
 from prefloop.datasets.rows import demonstration_rows
 from prefloop.errors import InputError
 from prefloop.functional.calibration import temperature
-from prefloop.functional.feedback import (
-    MARGINS,
-    all_pairs,
-    comparison_logprobs,
-    cross_entropy,
-    difference_spread,
-    plackett_luce,
-)
+from prefloop.functional.feedback import difference_spread
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
-from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE_KEY, Answers, Heads, width_of
+from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, MEMBER, TEMPERATURE_KEY, Answers, Heads, moved, width_of
 from prefloop.models.heads import ScoreHead
 from prefloop.models.load import BIAS_KEY, base_of, load_tokenizer
 from prefloop.models.template import Encoded, Template
 from prefloop.models.trees import tokens_of
 from prefloop.records import QUESTION_KINDS, Ledger
 from prefloop.settings import check_choice
+from prefloop.training.likelihoods import Likelihoods, said_about_each_score, said_so_far
 from prefloop.training.meta import MetaSettings, ascended
 from prefloop.training.method import Inputs
 from prefloop.training.offline import Loss
 from prefloop.training.probe import fold_of, solve
 from prefloop.training.reading import Reading
-from prefloop.training.roles import trained_reward_model
+from prefloop.training.roles import has_score, trained_reward_model
 from prefloop.training.run import Run, Share, generator
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-5, "epochs": 1.0, "schedule": "linear"}
-LEVELS = 5
-"""Of a rating."""
-Said = dict[str | None, float]
-"""How much was said about a score in answer to each question of `Answers`; None compares texts."""
 ENOUGH_PAIRS = 30
 """Held-out pairs from which on a temperature is fitted to them; with fewer it stays the training's own."""
 
@@ -79,8 +67,8 @@ class RewardModelConfig:
     kinds: dict[str, PositiveFloat] = field(default_factory=dict)
     """Weight of each kind of feedback in the loss, 1 where not named: `{rating: 0.5}`."""
     criteria: list[str] = field(default_factory=list)
-    """Criteria that get a score of their own, a head on the same trunk; ratings and comparisons of others are about
-    the score itself."""
+    """Criteria that get a score of their own, a head on the same trunk, beside those that a reward model which is gone
+    on with has already; answers about others are about the score itself."""
     learn_from: Literal["train", "held_out"] = "train"
     """held_out learns from the rows that other runs hold out, and is measured on as many of theirs: a guard's reward
     model, which must have seen other answers than the one that a policy is trained on."""
@@ -126,26 +114,41 @@ class RewardModel:
         scorer = trained_reward_model(inputs.policy, s, self.template.pad_id)
         self.head = ScoreHead(scorer, run.log)
         stored = base_of(scorer).config
-        names = [f"{MEMBER}{m}" for m in range(config.members)] if config.members > 1 else []
-        self.members = range(len(names))
-        self.wide = _reads_answers(config)
-        kept = {} if self.wide else getattr(stored, HEADS_KEY, None) or {}
+        members = [f"{MEMBER}{m}" for m in range(config.members)] if config.members > 1 else []
+        kept: dict[str, Any] = getattr(stored, HEADS_KEY, None) or {}
+        names = list(dict.fromkeys([*members, *config.criteria, *(n for n in kept if not n.startswith(MEMBER))]))
+        self.wide = _reads_answers(config, kept)
         width = stored.get_text_config().hidden_size * (4 if self.wide else 1)
         if kept and width_of(stored, kept) != width:
-            raise InputError(
-                f"the heads of {s.policy} read the whole answer: go on with freeze: true and reads: answer"
+            what, how = (
+                ("last token", "reads: last") if self.wide else ("whole answer", "freeze: true and reads: answer")
             )
-        self.heads = Heads([*names, *config.criteria], width, s.seed, kept)
-        self.answers = Answers(*_said_so_far(self.train_rows, config.ties == "davidson"))
+            raise InputError(f"the heads of {s.policy} read the {what}: go on with {how}")
+        self.heads = Heads(names, width, s.seed, kept)
+        self.members = self.heads.members
+        self.answers = Answers(*said_so_far(self.train_rows, config.ties == "davidson"))
         for part in (self.heads, self.answers):
             part.to(self.device)
         self.model = nn.ModuleDict({"scorer": scorer, "heads": self.heads, "answers": self.answers})
+        self.likelihoods = Likelihoods(
+            self.heads,
+            self.answers,
+            seed=s.seed,
+            margin=config.margin,
+            center=config.center,
+            rankings=config.rankings,
+            label_noise=config.label_noise,
+        )
+        self.kinds = sorted({row.kind for row in self.train_rows})
+        self.said = said_about_each_score(self.heads, self.train_rows, self.weight)
+        self.heat: dict[str, float] = {}
+        self.questions: dict[str, Any] = {}
+        own = set(members) <= set(kept) if members else has_score(inputs.policy)
+        self._keep_what_nothing_is_said_about({*kept, *([""] if own else [])})
         self.known: dict[tuple[int, ...], Tensor] = {}
-        if self.train_rows and all(row.criterion in config.criteria for row in self.train_rows):
-            run.log(f"every row is about one of {', '.join(config.criteria)}: the score itself learns nothing")
         if config.freeze:
             self._read_once(scorer, run)
-        self.head.final.requires_grad_(not names)  # it becomes the mean of the members
+        self.head.final.requires_grad_(not members)  # it becomes the mean of the members
         self.samples: list[tuple[Encoded, ...]] = []
         if config.meta is not None:
             self.samples = sample_groups(_beside(config.meta.samples, inputs.base), self.template, reading.longest)
@@ -158,7 +161,9 @@ class RewardModel:
             )
             self.reference = [(row.text,) for row in said]
             self.model.eval()
-            self.before = self._normalise()[""] if config.normalise else None
+            scales = self._normalise()
+            self.before = scales[""]
+            self._scale_what_stays(scales)
 
     def length(self, row: FeedbackRow) -> int:
         return row.length
@@ -171,33 +176,15 @@ class RewardModel:
 
     def loss(self, rows: Sequence[FeedbackRow]) -> Loss:
         """One value per row, in nats; accuracy counts the pairs that people did not call a tie."""
-        return self._likelihood(rows, self.scores([text for row in rows for text in row.texts]))
+        found = self._likelihood(rows, self.scores([text for row in rows for text in row.texts]))
+        for kind in self.kinds if len(self.kinds) > 1 else ():
+            here = torch.tensor([row.kind == kind for row in rows], device=found.values.device)
+            if bool(here.any()):
+                found.metrics[f"loss/{kind}"] = (found.values[here].detach(), found.weights[here])
+        return found
 
     def _likelihood(self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"]) -> Loss:
-        """`scores` of all texts of the rows, one row after another."""
-        ends = torch.tensor([len(row.texts) for row in rows], device=scores.device).cumsum(0)
-        first = torch.cat([ends.new_zeros(1), ends[:-1]])
-        values = torch.zeros(len(rows), device=scores.device)
-        metrics: dict[str, Tensor | tuple[Tensor, Tensor]] = {}
-        weights = torch.tensor([self.weight(row) for row in rows], device=scores.device)
-        for said, likelihood in (
-            (Compared, self._compared),
-            (Ranked, self._ranked),
-            (Rated, self._rated),
-            (Judged, self._judged),
-        ):
-            places = [i for i, row in enumerate(rows) if isinstance(row.said, said)]
-            if places:
-                here = torch.tensor(places, device=scores.device)
-                found, logged = likelihood([rows[i] for i in places], scores, first[here])
-                values = values.index_put((here,), found)
-                metrics |= {name: (value, weights[here]) for name, value in logged.items()}
-        kinds = [row.kind for row in rows]
-        if len({row.kind for row in self.train_rows}) > 1:
-            for kind in sorted(set(kinds)):
-                here = torch.tensor([k == kind for k in kinds], device=scores.device)
-                metrics[f"loss/{kind}"] = (values[here].detach(), weights[here])
-        return Loss(values, weights, metrics)
+        return self.likelihoods(rows, scores, torch.tensor([self.weight(row) for row in rows], device=scores.device))
 
     def scores(self, texts: Sequence[Encoded]) -> Float[Tensor, "n heads"]:
         """The scores of encoded texts, in one forward pass: the main one, then those of the further heads."""
@@ -206,7 +193,7 @@ class RewardModel:
     def _scored(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n heads"]:
         further = self.heads(states)
         own = states[:, : self.head.weight.shape[0]]
-        main = further[:, list(self.members)].mean(dim=1) if self.members else self.head.score(own)
+        main = further[:, self.members].mean(dim=1) if self.members else self.head.score(own)
         return torch.cat([main[:, None], further], dim=1)
 
     def solve(self) -> dict[str, float] | None:
@@ -221,10 +208,13 @@ class RewardModel:
         ends = list(itertools.accumulate(len(row.texts) for row in rows))
         weights = [p for p in (self.heads.weight, self.head.final.weight) if p.requires_grad]
         rest = [p for p in self.model.parameters() if p.requires_grad and all(p is not w for w in weights)]
-        said = self._said_about_each_score()
         number_format = self.head.final.weight.dtype
         for weight in weights:
-            weight.data = torch.zeros_like(weight, dtype=torch.float32)  # a line search in bfloat16 ends anywhere
+            scaled = weight.float() * spread[: weight.shape[1]]
+            weight.data = scaled.detach()  # in float32: a line search in bfloat16 ends anywhere
+        with torch.no_grad():
+            for column in self._learned:
+                self._weight(column).zero_()
         self.model.train()
 
         def mean_loss(picked: Sequence[int]) -> Tensor:
@@ -234,39 +224,31 @@ class RewardModel:
             return (loss.values * loss.weights).sum() / loss.weights.sum()
 
         folds = [fold_of(row.texts[0].ids[: row.texts[0].prompt_length]) for row in rows]
-        strength, left = solve(mean_loss, folds, [*weights, *rest], lambda: self._size(said), self.log)
+        strength, left = solve(mean_loss, folds, [*weights, *rest], self._size, self.log)
         with torch.no_grad():
             for weight in weights:
                 weight /= spread[: weight.shape[1]].to(weight)
         self.head.final.to(number_format)
         return {"penalty": strength} | ({} if left is None else {"cross_validated_loss": left})
 
-    def _said_about_each_score(self) -> list[Said]:
-        """For each column of `scores`."""
-        said: list[Said] = [defaultdict(float) for _ in range(1 + len(self.heads.names))]
-        for row in self.train_rows:
-            questions: list[tuple[str | None, str | None]] = [(row.criterion, None)]
-            if isinstance(row.said, Rated):
-                questions = [(criterion, f"rating:{criterion}") for criterion in row.said.scores]
-            elif isinstance(row.said, Judged):
-                questions = [(row.criterion, row.kind)]
-            for criterion, question in questions:
-                for column in self._columns_of(criterion):
-                    said[column][question] += self.weight(row)
-        return said
+    @property
+    def _learned(self) -> list[int]:
+        """Columns of `scores` that something was said about."""
+        return [column for column, shares in enumerate(self.said) if shares]
 
-    def _size(self, said: Sequence[Said]) -> Float[Tensor, ""]:
+    def _weight(self, column: int) -> Float[Tensor, "d"]:
+        return self.heads.weight[column - 1] if column else self.head.final.weight[0]
+
+    def _size(self) -> Float[Tensor, ""]:
         """The squared norm of each score's weights times its questions' slope, in the mean over what was said of it.
 
         The slope belongs to it: a steep one would let the weights vanish, and the penalty with them.
         """
         total = torch.zeros((), device=self.device)
-        for column in [column for column, asked in enumerate(said) if asked]:
-            weight = self.heads.weight[column - 1] if column else self.head.final.weight
-            total = total + weight.square().sum() * sum(
-                share * (1.0 if question is None else self.answers.slope(question).square())
-                for question, share in said[column].items()
-            ) / sum(said[column].values())
+        for column in self._learned:
+            slopes = {q: 1.0 if q is None else self.answers.slope(q).square() for q in self.said[column]}
+            steep = sum(share * slopes[question] for question, share in self.said[column].items())
+            total = total + self._weight(column).square().sum() * steep
         return total
 
     def shifted(self, step: int) -> AbstractContextManager[None]:
@@ -296,30 +278,29 @@ class RewardModel:
         base = base_of(self.model["scorer"])
         if self.members:
             with torch.no_grad():
-                self.head.final.weight.copy_(self.heads.weight[list(self.members)].mean(0, keepdim=True))
+                self.head.final.weight.copy_(self.heads.weight[self.members].mean(0, keepdim=True))
                 if self.head.final.bias is not None:
                     self.head.final.bias.zero_()
-            setattr(base.config, BIAS_KEY, float(self.heads.bias[list(self.members)].mean()))
-        moved = self._normalise() if self.config.normalise else {}
-        gain, bias = moved.get("", (1.0, 0.0))
-        calibrated = self._temperature(None, gain)
+            setattr(base.config, BIAS_KEY, float(self.heads.bias[self.members].mean()))
+        scales = self._normalise()
+        self._scale_what_stays(scales)
+        heat = {name: self._temperature(name, self.heat.get(name, gain)) for name, (gain, _) in scales.items()}
+        calibrated = heat.pop("")
         setattr(base.config, TEMPERATURE_KEY, calibrated["temperature"])
-        by_name = {name: self._temperature(name, moved.get(name, (1.0, 0.0))[0]) for name in self.config.criteria}
-        by_criterion = {name: moved[name] for name in self.config.criteria if moved}
-        setattr(base.config, ANSWERS_KEY, self.answers.as_config(by_criterion, (gain, bias)))
+        answers = self.answers.as_config()
+        answers["questions"] = self.questions | moved(answers["questions"], scales)
+        setattr(base.config, ANSWERS_KEY, answers)
         if self.heads.names:
-            setattr(
-                base.config,
-                HEADS_KEY,
-                self.heads.as_config({name: found["temperature"] for name, found in by_name.items()}),
-            )
+            temperatures = {name: found["temperature"] for name, found in heat.items()}
+            setattr(base.config, HEADS_KEY, self.heads.as_config(temperatures))
         save_trained(self.model["scorer"], self.tokenizer, folder)
+        gain, bias = scales[""]
         normalised: dict[str, Any] = {"gain": gain, "bias": bias, "completions": self.config.normalise}
         if self.before is not None:
             was = dict(zip(("gain", "bias"), self.before, strict=True))
             normalised |= {"on": "the reference policy's samples", "before": was}
         write_json(folder / "normalisation.json", normalised)
-        write_json(folder / "calibration.json", calibrated | ({"criteria": by_name} if by_name else {}))
+        write_json(folder / "calibration.json", calibrated | ({"criteria": heat} if heat else {}))
 
     # --- a model that stays as it is --------------------------------------------------------------------------------
 
@@ -350,116 +331,45 @@ class RewardModel:
             if len(self.known) * 10 // len(seen) > before:
                 run.log(f"freeze: {len(self.known)} of {len(seen)} texts are read")
 
-    # --- one likelihood per kind: (one value per row, what to log) -------------------------------------------------
+    # --- scores that no row is about --------------------------------------------------------------------------------
 
-    def _compared(
-        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen, rejected = (self._about(rows, scores, first + side) for side in (0, 1))
-        said: list[Compared] = [row.said for row in rows if isinstance(row.said, Compared)]
-        label, ties, margin, strength = (
-            torch.tensor([getattr(one, name) for one in said], device=chosen.device)
-            for name in ("label", "ties", "margin", "strength")
-        )
-        if isinstance(self.config.margin, str):
-            margin = MARGINS[self.config.margin] * strength
-        difference = chosen - rejected - margin[:, None] * bool(self.config.margin)
-        log_ties = self.answers.log_ties
-        ties = ties * (log_ties is not None)
-        shares = torch.stack([label - ties / 2, 1 - label - ties / 2, ties], dim=1)[:, : 2 if log_ties is None else 3]
-        each = [
-            cross_entropy(comparison_logprobs(one, log_ties), shares, self.config.label_noise)
-            + self.config.center * total.square()
-            for one, total in zip(difference.unbind(1), (chosen + rejected).unbind(1), strict=True)
-        ]
-        return self._together(rows, torch.stack(each, dim=1)), _preferences(chosen.mean(1), rejected.mean(1), label)
+    @torch.no_grad()
+    def _keep_what_nothing_is_said_about(self, learned: set[str]) -> None:
+        """Such a score stays what it is if it was `learned` before ("" is the score itself); a new one is 0.
 
-    def _ranked(
-        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        most = max(len(row.texts) for row in rows)
-        said = [row.said.ranks for row in rows if isinstance(row.said, Ranked)]
-        ranks = torch.tensor([[*one, *[0] * (most - len(one))] for one in said], device=scores.device)
-        valid = ranks > 0
-        padded = scores.new_zeros(*valid.shape, scores.shape[1])
-        padded[valid] = scores[(first[:, None] + torch.arange(most, device=first.device))[valid]]
-        likelihood = plackett_luce if self.config.rankings == "plackett_luce" else all_pairs
-        each = [
-            likelihood(one, ranks.float(), valid, self.config.label_noise)
-            + self.config.center * (2 * (one * valid).sum(1) / valid.sum(1)).square()
-            for one in (padded[..., c] for c in self._columns)
-        ]
-        main = padded[..., 0].detach()
-        better = (ranks[:, :, None] < ranks[:, None, :]) & valid[:, :, None] & valid[:, None, :]
-        right = ((main[:, :, None] > main[:, None, :]) & better).sum((1, 2)) / better.sum((1, 2))
-        return self._together(rows, torch.stack(each, dim=1)), {"rewards/ranking_accuracies": right}
-
-    def _rated(
-        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        said = [row.said.scores for row in rows if isinstance(row.said, Rated)]
-        losses = scores.new_zeros(len(rows), len(self._columns))
-        for criterion in dict.fromkeys(name for one in said for name in one):
-            here = torch.tensor([i for i, one in enumerate(said) if criterion in one], device=scores.device)
-            levels = torch.tensor([one[criterion] - 1 for one in said if criterion in one], device=scores.device)
-            level = nn.functional.one_hot(levels, LEVELS).float()
-            each = [
-                cross_entropy(
-                    self.answers.logprobs(f"rating:{criterion}", scores[first[here], column]),
-                    level,
-                    self.config.label_noise,
+        Raises InputError for a criterion that is new, too.
+        """
+        config = base_of(self.model["scorer"]).config
+        stored = getattr(config, HEADS_KEY, None) or {}
+        own = float(getattr(config, TEMPERATURE_KEY, 1.0))
+        columns = {"": self.heads.main, **{name: self.heads.columns_of(name) for name in self.heads.criteria}}
+        silent = [name for name, places in columns.items() if not any(self.said[column] for column in places)]
+        for name in silent:
+            what = f"the score of {name}" if name else "the score itself"
+            if name in learned:
+                self.heat[name] = float(stored.get(name, {}).get("temperature", own))
+                beware = (
+                    "" if self.config.freeze else "; what it reads moves: give some of its old rows, too, or freeze"
                 )
-                for column in self._columns_of(criterion)
-            ]
-            losses = losses.index_add(0, here, torch.stack(each, dim=1))
-        return self._together(rows, losses), {}
+                self.log(f"no row is about {what}: it stays as it was learned before{beware}")
+            elif name:
+                there = sorted({row.criterion for row in self.train_rows if row.criterion is not None})
+                raise InputError(
+                    f"criteria: no row is about {name!r}; rows are about {', '.join(there) or 'no criterion'}"
+                )
+            else:
+                self.log(f"every row is about one of {', '.join(self.heads.criteria)}: {what} learns nothing")
+                for column in {0, *self.heads.main}:
+                    self._weight(column).zero_()
+        for name, question in (getattr(config, ANSWERS_KEY, None) or {"questions": {}})["questions"].items():
+            criterion = name.partition(":")[2]
+            if (criterion if criterion in self.heads.criteria else "") in silent:
+                self.questions[name] = question
 
-    def _judged(
-        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], first: Int[Tensor, "m"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        main = self._about(rows, scores, first)
-        good = torch.tensor([row.said.good for row in rows if isinstance(row.said, Judged)], device=main.device)
-        said = nn.functional.one_hot(good.long(), 2).float()
-        losses, right = torch.zeros_like(main), torch.zeros_like(main[:, 0])
-        for kind in sorted({row.kind for row in rows}):
-            here = torch.tensor([row.kind == kind for row in rows], device=main.device)
-            for column in range(main.shape[1]):
-                logprobs = self.answers.logprobs(kind, main[here, column])
-                losses[here, column] = cross_entropy(logprobs, said[here], self.config.label_noise)
-            logprobs = self.answers.logprobs(kind, main[here].mean(1)).detach()
-            right[here] = ((logprobs[:, 1] > logprobs[:, 0]) == good[here]).float()
-        return self._together(rows, losses), {"rewards/approval_accuracies": right}
-
-    # --- which score a row is about ---------------------------------------------------------------------------------
-
-    @property
-    def _columns(self) -> list[int]:
-        """Columns of `scores` that the main score is learned through: itself, or the members."""
-        return [1 + m for m in self.members] or [0]
-
-    def _columns_of(self, criterion: str | None) -> list[int]:
-        """Those of a row about a criterion: its head's, once for each of the main score's."""
-        if criterion in self.config.criteria:
-            return [1 + self.heads.names.index(criterion)] * len(self._columns)
-        return self._columns
-
-    def _about(
-        self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"], at: Int[Tensor, "m"]
-    ) -> Float[Tensor, "m columns"]:
-        """The scores that each row is about, of its text at place `at`."""
-        columns = torch.tensor([self._columns_of(row.criterion) for row in rows], device=at.device)
-        about: Tensor = scores[at[:, None], columns]
-        return about
-
-    def _together(self, rows: Sequence[FeedbackRow], each: Float[Tensor, "n columns"]) -> Float[Tensor, "n"]:
-        """Mean over the members, each at the number of times that its bootstrap drew the row: Poisson with mean 1."""
-        if not self.members:
-            return each[:, 0]
-        if not self.model.training:
-            return each.mean(dim=1)
-        ones, seed = torch.ones(len(self.members)), self.settings.seed
-        drawn = torch.stack([torch.poisson(ones, generator(seed, "bootstrap", row.key)) for row in rows])
-        return (each * drawn.to(each.device)).mean(dim=1)
+    def _scale_what_stays(self, scales: Mapping[str, tuple[float, float]]) -> None:
+        """The temperatures and thresholds of `_keep_what_nothing_is_said_about`, where the scores were scaled."""
+        self.heat = {name: scales[name][0] * heat for name, heat in self.heat.items()}
+        self.questions = moved(self.questions, scales)
 
     # --- afterwards -------------------------------------------------------------------------------------------------
 
@@ -469,6 +379,8 @@ class RewardModel:
 
         Returns (gain, bias) of the score under "" and of each criterion.
         """
+        if not self.config.normalise:
+            return dict.fromkeys(["", *self.heads.criteria], (1.0, 0.0))
         sample, taken = [], 0
         for texts in self.reference or [row.texts for row in self.train_rows]:
             if taken < self.config.normalise:
@@ -477,24 +389,25 @@ class RewardModel:
         scores = self._all_scores(sample)
         before = self.head.bias
         gain, bias = self.head.normalise(scores[:, 0])
-        self.heads.scale(list(self.members), gain, bias - gain * before)
-        moved = {"": (gain, bias - gain * before)}
-        for place, name in list(enumerate(self.heads.names))[len(self.members) :]:
+        self.heads.scale(self.members, gain, bias - gain * before)
+        scales = {"": (gain, bias - gain * before)}
+        for name in self.heads.criteria:
+            place = self.heads.names.index(name)
             own = scores[:, 1 + place].cpu().double()
             std = float(own.std(correction=0))
             factor = 1 / std if std > 1e-6 else 1.0
-            moved[name] = (factor, -factor * float(own.mean()))
-            self.heads.scale([place], *moved[name])
-        return moved
+            scales[name] = (factor, -factor * float(own.mean()))
+            self.heads.scale([place], *scales[name])
+        return scales
 
     @torch.no_grad()
-    def _temperature(self, criterion: str | None, otherwise: float) -> dict[str, Any]:
-        """Of a criterion's score, or of the score itself: fitted to its held-out pairs, with their soft labels."""
+    def _temperature(self, criterion: str, otherwise: float) -> dict[str, Any]:
+        """Of a criterion's score, or ("") of the score itself: fitted to its held-out pairs, with their soft labels."""
         pairs = [row for row in self.eval_rows if isinstance(row.said, Compared) and row.said.label != 0.5]
-        pairs = [row for row in pairs if self._columns_of(row.criterion) == self._columns_of(criterion)]
+        pairs = [row for row in pairs if self.heads.columns_of(row.criterion) == self.heads.columns_of(criterion)]
         if len(pairs) < ENOUGH_PAIRS:
             return {"temperature": otherwise, "held_out_pairs": 0}
-        column = 0 if criterion is None else 1 + self.heads.names.index(criterion)
+        column = self.heads.columns_of(criterion)[0] if criterion else 0
         scores = self._all_scores([row.texts for row in pairs])[:, column].view(-1, 2)
         labels = torch.tensor([row.said.label for row in pairs if isinstance(row.said, Compared)])
         return {"temperature": temperature(scores[:, 0] - scores[:, 1], labels), "held_out_pairs": len(pairs)}
@@ -510,15 +423,15 @@ class RewardModel:
         return torch.cat(result)
 
 
-def _reads_answers(config: RewardModelConfig) -> bool:
-    """Raises InputError for wishes that go against each other."""
+def _reads_answers(config: RewardModelConfig, criteria: Collection[str]) -> bool:
+    """Raises InputError for wishes that go against each other. `criteria`: those of the model that is gone on with."""
     if config.freeze and config.meta is not None:
         raise InputError("freeze leaves the model as it is, meta moves it: leave one of them out")
     if config.reads == "last":
         return False
     if not config.freeze:
         raise InputError("reads: answer is for heads on a model that stays as it is: give freeze: true, too")
-    if config.members > 1 or not config.criteria:
+    if config.members > 1 or not (config.criteria or criteria):
         raise InputError(
             "reads: answer is for the heads of criteria, and the score itself, or an ensemble of it, reads the last "
             "token: name the rows' criteria, and leave members out"
@@ -529,36 +442,3 @@ def _reads_answers(config: RewardModelConfig) -> bool:
 def _beside(file: str, base: Path) -> Path:
     """A file as it is named, or beside the run file."""
     return Path(file) if Path(file).is_file() else base / file
-
-
-def _preferences(
-    chosen: Float[Tensor, "n"], rejected: Float[Tensor, "n"], label: Float[Tensor, "n"]
-) -> dict[str, Tensor]:
-    """TRL's metrics of pairs; a tie counts half."""
-    chosen, rejected = chosen.detach(), rejected.detach()
-    right = ((chosen > rejected) == (label > 0.5)).float()
-    return {
-        "rewards/accuracies": right.where(label != 0.5, torch.full_like(right, 0.5)),
-        "rewards/margins": chosen - rejected,
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-    }
-
-
-def _said_so_far(rows: Sequence[FeedbackRow], davidson: bool) -> tuple[dict[str, list[float]], float]:
-    """How often each level of each question was said, and the share of ties."""
-    levels: dict[str, Counter[int]] = {}
-    ties = total = 0.0
-    for row in rows:
-        if isinstance(row.said, Rated):
-            for criterion, level in row.said.scores.items():
-                levels.setdefault(f"rating:{criterion}", Counter())[level - 1] += 1
-        elif isinstance(row.said, Judged):
-            levels.setdefault(row.kind, Counter())[int(row.said.good)] += 1
-        elif isinstance(row.said, Compared):
-            ties, total = ties + row.weight * row.said.ties, total + row.weight
-    counts = {
-        name: [float(count[level]) for level in range(LEVELS if name.startswith("rating:") else 2)]
-        for name, count in levels.items()
-    }
-    return counts, ties / total if davidson and total else 0.0

@@ -82,16 +82,23 @@ class Answers(nn.Module):
         return yes_logprobs(steep - thresholds) if len(thresholds) == 1 else rating_logprobs(steep, thresholds)
 
     @torch.no_grad()
-    def as_config(
-        self, criteria: Mapping[str, tuple[float, float]], score: tuple[float, float] = (1.0, 0.0)
-    ) -> dict[str, Any]:
-        """For config.json, where each score has become gain * score + bias: (gain, bias) by criterion, else `score`."""
-        questions = {}
-        for name in self.names:
-            gain, bias = criteria.get(name.partition(":")[2], score)
-            slope = float(self.slope(name)) / gain
-            questions[name] = {"slope": slope, "thresholds": [float(t) + slope * bias for t in self.thresholds(name)]}
+    def as_config(self) -> dict[str, Any]:
+        """For config.json, about the scores as they are now (see `moved`)."""
+        questions = {
+            name: {"slope": float(self.slope(name)), "thresholds": self.thresholds(name).tolist()}
+            for name in self.names
+        }
         return {"ties": None if self.log_ties is None else float(self.log_ties.exp()), "questions": questions}
+
+
+def moved(questions: Mapping[str, Any], scales: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Stored questions where scores became gain * score + bias: (gain, bias) by criterion, the score's own under ""."""
+    result = {}
+    for name, asked in questions.items():
+        gain, bias = scales.get(name.partition(":")[2], scales[""])
+        slope = asked["slope"] / gain
+        result[name] = {"slope": slope, "thresholds": [t + slope * bias for t in asked["thresholds"]]}
+    return result
 
 
 def _apart(start: Float[Tensor, "k"]) -> Float[Tensor, "k"]:
@@ -139,6 +146,17 @@ class Heads(nn.Module):
     def criteria(self) -> list[str]:
         """Names of the criteria."""
         return [name for name in self.names if not name.startswith(MEMBER)]
+
+    @property
+    def main(self) -> list[int]:
+        """Of (the score itself, then each head's), those that the score itself is learned through: it, or members."""
+        return [1 + place for place in self.members] or [0]
+
+    def columns_of(self, criterion: str | None) -> list[int]:
+        """Those that an answer about a criterion is about: its head's, once for each of the main ones."""
+        if criterion in self.criteria:
+            return [1 + self.names.index(str(criterion))] * len(self.main)
+        return self.main
 
     def forward(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n heads"]:
         """One score for each state and head, in float32."""

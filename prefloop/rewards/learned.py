@@ -133,12 +133,19 @@ class LearnedReward:
         head: Callable[[Tensor], Tensor],
         states: Callable[[Sequence[Encoded]], Tensor],
     ) -> Tensor:
-        """What `head` makes of the `states` of each text, in the order of the texts, on the CPU in float32."""
+        """What `head` makes of the `states` of each text, in the order of the texts, on the CPU in float32.
+
+        A text that comes more than once is read once.
+        """
+        keys = [(tuple(text.ids), text.prompt_length) for text in texts]
+        different = dict(zip(keys, texts, strict=True))
+        places = {key: place for place, key in enumerate(different)}
+        once = list(different.values())
         parts: dict[int, Tensor] = {}
-        for micro in text_batches(texts, self.budget):
-            found = head(states([texts[i] for i in micro])).float().cpu()
+        for micro in text_batches(once, self.budget):
+            found = head(states([once[i] for i in micro])).float().cpu()
             parts.update(zip(micro, found, strict=True))
-        return torch.stack([parts[i] for i in range(len(texts))]) if parts else torch.empty(0)
+        return torch.stack([parts[places[key]] for key in keys]) if parts else torch.empty(0)
 
 
 def earning(model: LearnedReward) -> LearnedReward:

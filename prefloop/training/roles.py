@@ -60,9 +60,14 @@ def trained_reward_model(ref: str, settings: RunSettings, pad_id: int) -> PreTra
         model = load_reward_model(ref, *place_of(settings), new_head=True, four_bit=in_four_bits(settings))
     model.config.pad_token_id = pad_id
     head = ScoreHead(model)
-    if not any("SequenceClassification" in name for name in stored_architectures(ref)):
+    if not has_score(ref):
         head.initialise(settings.seed)
     return _adapted(model, settings, "reward_model")
+
+
+def has_score(ref: str) -> bool:
+    """Whether a model was saved as a reward model, from here or elsewhere, and not as a policy."""
+    return any("SequenceClassification" in name for name in stored_architectures(ref))
 
 
 def stored_architectures(ref: str) -> list[str]:

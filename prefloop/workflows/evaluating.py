@@ -15,6 +15,7 @@ from prefloop.errors import InputError
 from prefloop.evaluation.ceiling import human_ceiling
 from prefloop.evaluation.floors import length_floor, tfidf_length_floor
 from prefloop.evaluation.interval import mean_interval, share_interval, sliced_shares
+from prefloop.evaluation.pair_scores import both_sides
 from prefloop.evaluation.reward_model import (
     decay,
     evaluate_scores,
@@ -33,7 +34,7 @@ from prefloop.labelers.task_world import Task, task_prompts
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.records import Comparison, Messages, as_messages, prompt_id
 from prefloop.rewards.checkers import check_many
-from prefloop.rewards.composition import Composition, Reward, scored
+from prefloop.rewards.composition import Composition, Reward
 from prefloop.rewards.ensemble import Ensemble
 from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.snapshots.formats import load_comparisons, load_prompts
@@ -186,7 +187,7 @@ def _reward_model(
     harmful, scale = (False, 1.0) if model is None else (model.cost, model.temperature)
     say(f"scoring {len(test)} pairs")
     prompts = [pair.prompt for pair in test]
-    chosen, rejected = _both_sides(reward, test)
+    chosen, rejected = both_sides(reward, test)
     costs = safety(test, chosen, rejected, seed=seed) if harmful else None
     if harmful:  # what was chosen is the safer one, the better of the two
         chosen, rejected = [-cost for cost in chosen], [-cost for cost in rejected]
@@ -218,7 +219,7 @@ def _reward_model(
     if own is not None:
         moved = _held_out(_source(own, place))
         sign = -1.0 if harmful else 1.0
-        sides = zip(*_both_sides(reward, moved), strict=True)
+        sides = zip(*both_sides(reward, moved), strict=True)
         result["decay"] = decay(test, differences, moved, [sign * (a - b) for a, b in sides], seed=seed)
     if samples is not None:
         result["ask_next"] = worth_asking(Ensemble(within), samples_of(Path(samples)), ASKED_NEXT)
@@ -239,32 +240,6 @@ def _reward_model(
 def _model(ref: str, device: str, dtype: str, place: Workspace | None) -> LearnedReward:
     where = pick_device(device)
     return LearnedReward(model_at(ref, "reward_model", place), pick_dtype(dtype, where), where)
-
-
-def _both_sides(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float], list[float]]:
-    """Scores of what was chosen and of what was rejected; a reward model's by the criterion that a pair is about.
-
-    A criterion's are brought to the temperature of the score itself.
-    """
-    judges: list[Reward] = [
-        reward.asked(pair.columns.get("criterion")) if isinstance(reward, LearnedReward) else reward for pair in pairs
-    ]
-    about = [getattr(judge, "criterion", None) for judge in judges]
-    found: list[tuple[float, float]] = [(0.0, 0.0)] * len(pairs)
-    for criterion, judge in dict(zip(about, judges, strict=True)).items():
-        rows = [i for i, one in enumerate(about) if one == criterion]
-        some = [pairs[i] for i in rows]
-        names = {name for pair in some for name in pair.columns} - {"prompts", "completions"}
-        columns = {name: [pair.columns.get(name) for pair in some] for name in sorted(names)}
-        prompts = [pair.prompt for pair in some]
-        chosen = scored(judge, prompts, [pair.chosen for pair in some], **columns).total
-        rejected = scored(judge, prompts, [pair.rejected for pair in some], **columns).total
-        heat = 1.0
-        if isinstance(reward, LearnedReward) and isinstance(judge, LearnedReward):
-            heat = reward.temperature / judge.temperature
-        for i, one, other in zip(rows, chosen, rejected, strict=True):
-            found[i] = heat * one, heat * other
-    return [first for first, _ in found], [second for _, second in found]
 
 
 def _source(ref: str | Path, place: Workspace | None) -> str | Path:

@@ -15,12 +15,12 @@ from transformers import AutoModelForSequenceClassification
 import prefloop
 from prefloop.datasets.feedback import Compared, FeedbackRow, Judged, Ranked, Rated
 from prefloop.errors import InputError
+from prefloop.evaluation.pair_scores import both_sides
 from prefloop.models.feedback import ANSWERS_KEY, HEADS_KEY, TEMPERATURE_KEY
 from prefloop.records import Comparison, as_messages
 from prefloop.rewards.composition import compose
 from prefloop.rewards.learned import LearnedReward
 from prefloop.training.offline import train_offline
-from prefloop.workflows import evaluating
 from prefloop.workflows.training import train
 from tests.small import build, settings_of, write_inputs
 
@@ -64,7 +64,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def trained(inputs: Path, out: Path, data: Any, **changes: Any) -> dict[str, Any]:
-    settings = settings_of("reward_model", inputs, batch_size=8, epochs=8, lr=3e-3, **changes)
+    settings = settings_of("reward_model", inputs, **{"batch_size": 8, "epochs": 8, "lr": 3e-3, **changes})
     settings.pop("data")
     return train("reward_model", out=out, data=data, overrides=settings, log=lambda words: None)
 
@@ -364,8 +364,104 @@ def test_each_criterion_has_the_temperature_of_its_own_pairs(inputs: Path, tmp_p
         for i in (3, 4)
         for name in kept
     ]
-    chosen, rejected = evaluating._both_sides(reward, test)
+    chosen, rejected = both_sides(reward, test)
     for pair, one, other in zip(test, chosen, rejected, strict=True):
         judge = reward.about(pair.columns["criterion"])
         own = judge([pair.prompt] * 2, [pair.chosen, pair.rejected])
         assert (one - other) / reward.temperature == pytest.approx((own[0] - own[1]) / judge.temperature)
+
+
+def pairs_by(criterion: str | None, n: int = 60) -> list[dict[str, Any]]:
+    """People like what is superb; those who look for what is brief like the other."""
+    sides = ("superb", "awful") if criterion != "brief" else ("awful", "superb")
+    return [
+        {
+            **asked(i),
+            "chosen": f"{sides[0]} {i % 7}",
+            "rejected": f"{sides[1]} {i % 5}",
+            "label": (i % 5 > 0) * 1.0,
+            **({"criterion": criterion} if criterion else {}),
+        }
+        for i in range(n)
+    ]
+
+
+def preferred(reward: LearnedReward) -> list[float]:
+    """P that each of the scale's texts is preferred to the first."""
+    prompts: list[Any] = [[{"role": "user", "content": "Fresh?"}]] * len(SCALE)
+    scores = torch.tensor(reward(prompts, SCALE))
+    return torch.sigmoid((scores - scores[0]) / reward.temperature).tolist()
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_score_that_no_new_row_is_about_stays_as_it_was(freeze: bool, inputs: Path, tmp_path: Path) -> None:
+    """What is preferred by it does not change, though gain, bias and temperature are set anew; the others learn."""
+    rows = [*pairs_by(None), *pairs_by("helpful"), *pairs_by("brief")]
+    trained(inputs, tmp_path / "a", write(tmp_path / "a.jsonl", rows), criteria=["helpful", "brief"], freeze=True)
+    said = [{**asked(i), "completion": SCALE[i % 5], "scores": {"brief": 1 + i % 5}} for i in range(40)]
+    more: dict[str, Any] = {"freeze": True} if freeze else {"lr": 1e-9}
+    trained(inputs, tmp_path / "b", write(tmp_path / "b.jsonl", said), policy=str(tmp_path / "a"), **more)
+    before, after = (LearnedReward(tmp_path / name, torch.float32, CPU) for name in ("a", "b"))
+    assert set(after.heads.criteria) == {"helpful", "brief"}
+    assert after.head.weight.norm() > 0
+    # honest: the head of the score itself is stored in bfloat16, before and after a gain
+    assert preferred(after) == pytest.approx(preferred(before), abs=0.01)
+    assert preferred(after.about("helpful")) == pytest.approx(preferred(before.about("helpful")), abs=1e-4)
+    if freeze:
+        assert preferred(after.about("brief")) != pytest.approx(preferred(before.about("brief")), abs=0.05)
+
+
+def test_what_was_asked_about_a_score_that_stays_is_kept(inputs: Path, tmp_path: Path) -> None:
+    """P of each level of a rating is the same after gain and bias have been set on other texts."""
+    ratings = [{**asked(i), "completion": SCALE[i % 5], "scores": {"helpful": 1 + i % 5}} for i in range(40)]
+    trained(inputs, tmp_path / "a", write(tmp_path / "a.jsonl", ratings), criteria=["helpful"], freeze=True)
+    rows = write(tmp_path / "b.jsonl", pairs_by(None))
+    trained(inputs, tmp_path / "b", rows, policy=str(tmp_path / "a"), freeze=True, normalise=16)
+    prompts: list[Any] = [[{"role": "user", "content": "Fresh?"}]] * len(SCALE)
+    found = []
+    for name in ("a", "b"):
+        reward = LearnedReward(tmp_path / name, torch.float32, CPU, criterion="helpful")
+        question = getattr(reward.head.model.config, ANSWERS_KEY)["questions"]["rating:helpful"]
+        logits = (
+            torch.tensor(question["thresholds"]) - question["slope"] * torch.tensor(reward(prompts, SCALE))[:, None]
+        )
+        found.append(logits)
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-3)
+
+
+def test_a_score_that_never_learned_is_zero_and_refused_however_it_was_trained(inputs: Path, tmp_path: Path) -> None:
+    trained(inputs, tmp_path / "rm", write(tmp_path / "r.jsonl", pairs_by("helpful")), criteria=["helpful"])
+    reward = LearnedReward(tmp_path / "rm", torch.float32, CPU)
+    assert "learned nothing" in reward.untaught
+    assert reward.about("helpful").untaught == ""
+    with pytest.raises(InputError, match="1 of 1 pairs are about no criterion, and the score itself of .* learned no"):
+        both_sides(reward, [Comparison(prompt=as_messages("Q?"), chosen="superb", rejected="awful")])
+    trained(inputs, tmp_path / "on", write(tmp_path / "o.jsonl", pairs_by(None)), policy=str(tmp_path / "rm"))
+    assert LearnedReward(tmp_path / "on", torch.float32, CPU).untaught == ""
+
+
+def test_a_criterion_that_no_row_is_about(inputs: Path, tmp_path: Path) -> None:
+    file = str(write(tmp_path / "r.jsonl", pairs_by("helpful")))
+    with pytest.raises(InputError, match="criteria: no row is about 'helpfull'; rows are about helpful"):
+        build("reward_model", inputs, tmp_path / "run", criteria=["helpfull"], data=file)
+
+
+def test_rankings_are_about_their_criterion(inputs: Path, tmp_path: Path) -> None:
+    rows = [{**row, "criterion": "order"} for row in rows_of("ranking", 8)]
+    algorithm, _ = build(
+        "reward_model", inputs, tmp_path / "run", criteria=["order"], data=str(write(tmp_path / "r.jsonl", rows))
+    )
+    algorithm.loss(algorithm.train_rows).values.sum().backward()
+    assert algorithm.heads.weight.grad[0].norm() > 0
+    assert not algorithm.head.final.weight.grad.any()
+
+
+def test_a_text_that_comes_again_is_read_once(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = LearnedReward(inputs / "rm", torch.float32, CPU)
+    said = ["one", "two", "one", "three", "two"]
+    prompts: list[Any] = [[{"role": "user", "content": "Q?"}]] * 5
+    apart = [reward(prompts[:1], [text])[0] for text in said]
+    read, states = [], reward.head.states
+    monkeypatch.setattr(reward.head, "states", lambda texts: read.extend(texts) or states(texts))
+    assert reward(prompts, said) == pytest.approx(apart, abs=1e-6)
+    assert len(read) == 3
