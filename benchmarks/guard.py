@@ -47,8 +47,9 @@ MOST_WORDS = 6
 NOISE = 0.5
 ROLLOUTS, EVERY, BATCH, LR, BETA = 80, 2, 256, 0.04, 0.02
 LOOKED_AT = 512
-MEASURED_ON = 2048
-"""Answers on which the truth is measured at each look, independent of those that the guard sees."""
+MEASURED_ON = 16384
+"""Answers on which the truth is measured at each look, independent of those that the guard sees: many, as the highest of
+40 noisy means lies above the highest truth."""
 
 
 @functools.cache
@@ -105,9 +106,11 @@ def draw(logits: Tensor, rows: Tensor, stream: torch.Generator) -> tuple[Tensor,
     words = (torch.rand(len(rows), PLACES, 1, generator=stream) > upto[..., :-1]).sum(-1)
     ended = (words == END).cumsum(1)
     valid = (ended == 0) | ((ended == 1) & (words == END))
-    different, which = np.unique(words.masked_fill(~valid, END).numpy(), axis=0, return_inverse=True)
-    texts = [" ".join(WORDS[w] for w in row if w != END) for row in different.tolist()]
-    return words, valid, [texts[k] for k in which.reshape(-1).tolist()]
+    written = words.masked_fill(~valid, END)
+    codes = (written * len(WORDS) ** torch.arange(PLACES)).sum(1).numpy()  # one number for each text
+    _, firsts, which = np.unique(codes, return_index=True, return_inverse=True)
+    texts = [" ".join(WORDS[w] for w in row if w != END) for row in written[firsts].tolist()]
+    return words, valid, [texts[k] for k in which.tolist()]
 
 
 def one_run(hack: str, seed: int) -> dict[str, Any]:

@@ -26,5 +26,4 @@ def test_the_alarm_comes_in_time_and_not_without_a_cause() -> None:
     clean = [one_run("none", seed) for seed in range(10)]
     assert summary(clean)["alarms"] <= 1
     returned += [run["returned"] / run["best"] for run in clean]
-    # What is returned is within 2 % of the best that the run saw; one run of the fifty may miss it.
-    assert sum(share >= 0.98 for share in returned) >= 49
+    assert min(returned) >= 0.98  # of the best truth that the run saw
