@@ -48,8 +48,8 @@ NOISE = 0.5
 ROLLOUTS, EVERY, BATCH, LR, BETA = 80, 2, 256, 0.04, 0.02
 LOOKED_AT = 512
 MEASURED_ON = 16384
-"""Answers on which the truth is measured at each look, independent of those that the guard sees: many, as the highest of
-40 noisy means lies above the highest truth."""
+"""Answers on which the truth is measured at each look, independent of those that the guard sees: many, as the highest
+of 40 noisy means lies above the highest truth."""
 
 
 @functools.cache
