@@ -117,6 +117,22 @@ def test_answers_given_elsewhere_come_in_as_such(app: FastAPI, desk_store: Store
     assert (row.source, row.annotator.partition(":")[0]) == ("old.jsonl", "imported")
 
 
+def test_a_column_of_another_name_says_what_answers_are_about(app: FastAPI, desk_store: Store) -> None:
+    client = browser(app, desk_store, person(desk_store, "lead", "lead"))
+    rows = b'{"prompt": "p", "chosen": "x", "rejected": "y", "about": "harmless"}\n'
+    upload = {"files": {"file": ("old.jsonl", rows)}}
+    form = {"as": "comparisons", "criterion": "abuot"}
+    assert (
+        "column &#39;abuot&#39;, which is to name the criterion"
+        in client.post("/lead/import", data=form, **upload).text
+    )
+    asked = client.post("/lead/import", data={"as": "questions", "criterion": "about"}, **upload)
+    assert (asked.status_code, "is for answers given elsewhere; these are questions" in asked.text) == (422, True)
+    assert "1 answers are in" in client.post("/lead/import", data=form | {"criterion": "about"}, **upload).text
+    (row,) = answers(desk_store)
+    assert row.columns["criterion"] == "harmless"
+
+
 def test_who_may_answer_is_chosen_when_questions_come_in(app: FastAPI, desk_store: Store) -> None:
     client = browser(app, desk_store, person(desk_store, "lead", "lead"))
     ada, bo = person(desk_store, "ada", "annotator"), person(desk_store, "bo", "annotator")

@@ -136,7 +136,10 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
     what = text_of(form, "as", 40, "questions")
     kind = text_of(form, "kind", 40, "auto")
     source = text_of(form, "source", 200)
+    criterion = text_of(form, "criterion", 200)
     try:
+        if criterion and what in ("questions", "prompts"):
+            raise InputError(f"a column that names the criterion is for answers given elsewhere; these are {what}")
         if what != "questions" and what not in IMPORT_KINDS:
             raise InputError(f"what is in the file? one of questions, {', '.join(IMPORT_KINDS)}, got {what!r}")
         if kind != "auto" and kind not in QUESTION_KINDS:
@@ -162,7 +165,9 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
                 words = f"{result.asked:,} of {result.rows:,} rows are questions now."
                 problems = result.problems
             else:
-                taken = import_file(state.store, file, what, rejects_dir=folder, source_name=named)
+                taken = import_file(
+                    state.store, file, what, rejects_dir=folder, source_name=named, criterion=criterion or None
+                )
                 words = f"{taken.imported:,} answers are in, {taken.rejected:,} rows were left out."
                 problems = [f"{reason}: {n:,} rows" for reason, n in taken.reasons.items()]
     except InputError as error:
