@@ -267,8 +267,10 @@ def tokens_that_earned(
                 "preferred": preferred,
                 "score": score,
                 "tokens": [
-                    [reward.template.decode([token]), value]
-                    for token, value in zip(text.ids[text.prompt_length :][:TOKENS], values, strict=False)
+                    [piece, value]
+                    for piece, value in zip(
+                        reward.template.pieces(text.ids[text.prompt_length :])[:TOKENS], values[:TOKENS], strict=True
+                    )
                 ],
                 "more": max(0, text.completion_length - TOKENS),
             }

@@ -110,6 +110,21 @@ class Template:
         """The text of a completion's ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text; together they are `decode(ids)`.
+
+        A token that ends within a character adds nothing, the one that completes it the whole; a word keeps its space.
+        """
+        result, before, done = [], 0, 0  # ids[done:] are new, and ids[before:done] what they are read after
+        for end in range(1, len(ids) + 1):
+            known, text = self.decode(ids[before:done]), self.decode(ids[before:end])
+            if text.endswith("\ufffd") and end < len(ids):
+                result.append("")
+                continue
+            result.append(text[len(known) :])
+            before, done = done, end
+        return result
+
     def _disarm(self, text: str) -> str:
         # Text that spells a control token stays text: people and models must not be able to forge a turn.
         for token in self._special:

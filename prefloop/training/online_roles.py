@@ -169,7 +169,7 @@ class Roles:
 
     def shares(self, credit: Credit, rollout: Rollout) -> Float[Tensor, "B T"]:
         """What share of its score each token of a rollout earned, by a rule of credit; rows sum to 1."""
-        tokens = [[self.template.decode([token]) for token in row] for row in rollout.completions()]
+        tokens = [self.template.pieces(row) for row in rollout.completions()]
         return credit(rollout.ids, rollout.starts, rollout.valid, rollout.scores, tokens)
 
     def save(self, folder: Path) -> None:

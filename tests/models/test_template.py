@@ -196,3 +196,28 @@ def test_pad_that_is_eos_still_leaves_one_eos_to_learn() -> None:
 def test_decoding_does_not_touch_the_spaces(tiny: Template) -> None:
     text = "a , b . do n't  two"
     assert tiny.decode(tiny.completion(text)) == text
+
+
+def test_pieces_are_whole_characters_and_make_up_the_text(tiny: Template) -> None:
+    """Three of the tiny tokenizer's tokens are one euro sign, four an emoji; the last of them has the character."""
+    said = "a €5 😀 plan"
+    ids = tiny.tokenizer.encode(said, add_special_tokens=False)
+    pieces = tiny.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == said == tiny.decode(ids)
+    assert "€" in pieces
+    assert "😀" in pieces
+    assert pieces[pieces.index("€") - 1] == ""
+    half = ids[: pieces.index("€")]
+    assert "".join(tiny.pieces(half)) == tiny.decode(half) == "a \ufffd"
+
+
+def test_pieces_of_words_keep_their_spaces() -> None:
+    """A tokenizer whose tokens begin with the space, which a token that is decoded alone loses."""
+    words = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(["<unk>", "▁very", "▁good", "▁plan"])}, "<unk>")
+    )
+    words.pre_tokenizer, words.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    template = Template(PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<unk>"))
+    assert template.decode([2]) == "good"
+    assert template.pieces([1, 2, 3]) == ["very", " good", " plan"]
