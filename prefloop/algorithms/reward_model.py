@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,7 +139,7 @@ class RewardModel:
             rankings=config.rankings,
             label_noise=config.label_noise,
         )
-        self.kinds = sorted({row.kind for row in self.train_rows})
+        self.mixed = len({row.kind for row in self.train_rows}) > 1
         self.said = said_about_each_score(self.heads, self.train_rows, self.weight)
         self.heat: dict[str, float] = {}
         self.questions: dict[str, Any] = {}
@@ -177,11 +177,11 @@ class RewardModel:
     def loss(self, rows: Sequence[FeedbackRow]) -> Loss:
         """One value per row, in nats; accuracy counts the pairs that people did not call a tie."""
         found = self._likelihood(rows, self.scores([text for row in rows for text in row.texts]))
-        for kind in self.kinds if len(self.kinds) > 1 else ():
+        by_kind = {}
+        for kind in sorted({row.kind for row in rows}) if self.mixed else ():
             here = torch.tensor([row.kind == kind for row in rows], device=found.values.device)
-            if bool(here.any()):
-                found.metrics[f"loss/{kind}"] = (found.values[here].detach(), found.weights[here])
-        return found
+            by_kind[f"loss/{kind}"] = (found.values[here].detach(), found.weights[here])
+        return replace(found, metrics={**found.metrics, **by_kind})
 
     def _likelihood(self, rows: Sequence[FeedbackRow], scores: Float[Tensor, "n heads"]) -> Loss:
         return self.likelihoods(rows, scores, torch.tensor([self.weight(row) for row in rows], device=scores.device))
