@@ -120,7 +120,7 @@ def one_run(hack: str, seed: int) -> dict[str, Any]:
     adam = torch.optim.Adam([logits], lr=LR)
     asked = torch.arange(LOOKED_AT) % len(PROMPTS)
     prompts = [PROMPTS[i] for i in asked.tolist()]
-    raters = [_by(lambda p, c, r=r: truth(p, c) + NOISE * noise("rater", r, seed, p, c)) for r in range(3)]
+    raters = [_rater(r, seed) for r in range(3)]
     guard = RunGuard([as_messages(p) for p in prompts], raters, stop=False, guard=Guard(seed=seed))
     truths, alarm, best = [], None, []
     for look in range(ROLLOUTS // EVERY + 1):
@@ -138,6 +138,10 @@ def _by(function: Callable[[str, str], float]) -> Any:
     return lambda prompts, completions: [
         function(p[0]["content"], c) for p, c in zip(prompts, completions, strict=True)
     ]
+
+
+def _rater(r: int, seed: int) -> Any:
+    return _by(lambda prompt, text: truth(prompt, text) + NOISE * noise("rater", r, seed, prompt, text))
 
 
 def _stream(*what: str | int) -> torch.Generator:

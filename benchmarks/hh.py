@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.command import interval, prefloop
 
@@ -43,7 +44,7 @@ def main(seed: str) -> None:
         step("snapshot", "--as", "comparisons", "--name", "hh")
         for method in ("sft", "reward_model", "ppo", "dpo"):
             step("train", method, RUNS / f"hh_{method}.yaml", "--set", f"seed={seed}")
-        measured: dict = step("evaluate", "hh_reward_model", "--comparisons", "hh")
+        measured: dict[str, Any] = step("evaluate", "hh_reward_model", "--comparisons", "hh")
         print(f"reward model: {interval(measured, 'accuracy')}; ECE {measured['ece']:.3f}")
         rows = {"reward model": measured["slices"]["subset"]}
         rows |= {f"{name} floor": floor["slices"] for name, floor in measured["floors"].items()}
@@ -65,13 +66,13 @@ def main(seed: str) -> None:
                 "--limit",
                 "200",
             )
-            result: dict = step("evaluate", policy, *words)
+            result: dict[str, Any] = step("evaluate", policy, *words)
             print(f"  {policy}, {criterion}: win rate {interval(result['win_rate'])}; KL {interval(result['kl'])}")
         asked = here / "asked.jsonl"
         asked.write_text("".join(json.dumps({"prompt": words}) + "\n" for words in ASKED))
         for policy in ("builtin", "hh_sft", "hh_ppo", "hh_dpo"):
             limits = ("--temperature", "0", "--max-new-tokens", "64")
-            said: dict = step("sample", "--policy", policy, "--prompts", asked, *limits)
+            said: dict[str, Any] = step("sample", "--policy", policy, "--prompts", asked, *limits)
             for row in said["completions"]:
                 print(f"  {policy} | {row['prompt']} | {' '.join(row['completion'].split())}")
         print(f"together {spent / 60:.0f} minutes")

@@ -26,6 +26,7 @@ from prefloop.audits.charts import Line, line_chart
 from prefloop.audits.report import write_page
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
+from prefloop.records import as_messages
 from prefloop.training.run import read_metrics
 
 NUMBERS, TOKENS, BATCH, MEASURED = 100, 20, 256, 512
@@ -126,7 +127,7 @@ def base_policy(folder: Path, sequences: int) -> Path:
 
 def measured(policy: Path) -> float:
     """Mean reward of fresh samples."""
-    prompts = [[{"role": "user", "content": str(i % NUMBERS)}] for i in range(MEASURED)]
+    prompts = [as_messages(str(i % NUMBERS)) for i in range(MEASURED)]
     groups = Policy(policy, device="cpu", dtype="float32").answer(prompts, 1, Sampling(max_new_tokens=TOKENS), seed=99)
     return mean(reward([group[0].text for group in groups]))
 

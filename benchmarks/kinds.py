@@ -134,8 +134,9 @@ def linear(kind: str, fold: int, rows: Sequence[Row], test: Sequence[Comparison]
         return torch.tensor(np.hstack([words.transform(of).toarray(), long]), dtype=torch.double)
 
     weights = _fitted(rows, features(texts), {text: i for i, text in enumerate(texts)})
-    score = (features(asked) @ weights).numpy().reshape(-1, 2)
-    return score[:, 0] - score[:, 1]
+    score: np.ndarray = (features(asked) @ weights).numpy().reshape(-1, 2)
+    difference: np.ndarray = score[:, 0] - score[:, 1]
+    return difference
 
 
 def _texts(row: Row) -> list[str]:

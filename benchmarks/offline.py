@@ -27,7 +27,7 @@ import torch
 from prefloop.artifacts.files import write_json
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
-from prefloop.records import Messages
+from prefloop.records import Messages, as_messages
 from prefloop.workflows.training import train
 
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ class Bench:
         self, policy: str, prompts: Sequence[str], per_prompt: int, tokens: int, beta: float | None = None
     ) -> list[tuple[str, str]]:
         actor = Policy(policy, device="cpu", dtype="float32", beta=beta)
-        messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        messages = [as_messages(prompt) for prompt in prompts]
         groups = actor.answer(messages, per_prompt, Sampling(max_new_tokens=tokens), seed=self.seed)
         return [(p, c.text) for p, group in zip(prompts, groups, strict=True) for c in group]
 
@@ -174,7 +174,7 @@ def walks(seed: int, folder: Path) -> dict[str, float]:
     """Behaviour cloning against methods that know the score of each walk, and PPO, which also walks itself."""
     world = Walks(1000 + seed)
     bench = Bench(folder, world.words, seed)
-    rows = [
+    rows: list[Row] = [
         {"prompt": world.text(w[:1]), "completion": world.text(w[1:]), "reward": world.score(w)} for w in world.walks
     ]
     log = bench.data("log", rows)
@@ -227,7 +227,8 @@ def corrupted(seed: int, folder: Path) -> dict[str, float]:
 
     prompts = [" ".join(chance.sample(letters, 3)) for _ in range(900)]
     held, prompts = sorted(set(prompts[600:]) - set(prompts[:600])), prompts[:600]
-    log, pairs = [], []
+    log: list[Row] = []
+    pairs: list[Row] = []
     for prompt in prompts:
         good, bad = " ".join(sorted(prompt.split())), " ".join(chance.sample(letters, 3))
         log += [{"prompt": prompt, "completion": text, "reward": in_order(prompt, text)} for text in (good, bad)]

@@ -109,10 +109,12 @@ def one_run(seed: int, folder: Path, *, rollouts: int = ROLLOUTS, pairs: int = P
         "order": taste["metrics"]["rewards/accuracies"],
         "signs": cost["metrics"]["costs/sign_accuracies"],
     }
-    for name, reward in parts.items():
-        policy = made("ppo", name, data=str(helpful), reward=reward, steps=rollouts, **PPO)
-        result[name] = measured(policy["artifact"], seed)
-    result["price"] = policy["metrics"]["rewards/harm/multiplier"]
+    policies = {
+        name: made("ppo", name, data=str(helpful), reward=reward, steps=rollouts, **PPO)
+        for name, reward in parts.items()
+    }
+    result |= {name: measured(policy["artifact"], seed) for name, policy in policies.items()}
+    result["price"] = policies["constrained"]["metrics"]["rewards/harm/multiplier"]
     result["of_unconstrained"] = result["constrained"]["helpfulness"] / result["alone"]["helpfulness"]
     return result
 

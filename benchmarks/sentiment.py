@@ -194,7 +194,7 @@ def theirs(work: str, beta: float, out: Path, sft: Path, model: Path, seed: int,
         return place
     run = read_yaml(RUNS / "sentiment_online.yaml")
     rows = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
-    asked = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    asked = [as_messages(row["prompt"]) for row in rows]
     judge = LearnedReward(model, torch.float32, torch.device("cpu"), max_length=int(run["max_length"]))
     scores = judge(asked[:8], [row["chosen"] for row in rows[:8]])
     given = [
@@ -331,11 +331,11 @@ def one_seed(seed: int, shared: Path, tiny: bool, methods: Sequence[str]) -> Non
         out=out / "frontier.html",
     )
     messages = [as_messages(prompt) for prompt in asked]
-    found = [
+    rows_found = [
         {"run": row["run"], "reward": row["reward"], "kl": row["kl"], "length": row["length"]}
         for row in compared["runs"]
     ]
-    found += best_of(sft, model, truth, messages, seed)
+    rows_found += best_of(sft, model, truth, messages, seed)
     there = any(name in methods for name in THEIRS)
     try:
         there = there and interpreter("trl-1.16").is_file()
@@ -346,9 +346,9 @@ def one_seed(seed: int, shared: Path, tiny: bool, methods: Sequence[str]) -> Non
         for beta in betas if name in methods else ():
             place = theirs(name.removeprefix("trl-"), beta, out, sft, model, seed, tiny)
             print(f"{place.name}: done", flush=True)
-            found.append(measured(place, Policy(sft), truth, messages, seed))
-    write_json(out / "frontier.json", {"seed": seed, "tiny": tiny, "prompts": len(asked), "rows": found})
-    for row in sorted(found, key=lambda row: row["kl"]["value"]):
+            rows_found.append(measured(place, Policy(sft), truth, messages, seed))
+    write_json(out / "frontier.json", {"seed": seed, "tiny": tiny, "prompts": len(asked), "rows": rows_found})
+    for row in sorted(rows_found, key=lambda row: row["kl"]["value"]):
         low, high = row["reward"].get("low"), row["reward"].get("high")
         print(f"{row['run']:>18}: KL {row['kl']['value']:7.2f}, reward {row['reward']['value']:+.3f} [{low}, {high}]")
     print(f"the frontier: {compared['page']}; {out / 'frontier.json'}", file=sys.stderr)

@@ -159,7 +159,8 @@ def _of_means(data: dict[str, Any], losses: Any) -> tuple[float, list[float]]:
 
 def margins_of(data: dict[str, Any]) -> torch.Tensor:
     """A margin for each pair, from 0.2 to 0.9."""
-    return data["valid"].sum(1).chunk(2)[0] / 10
+    valid: torch.Tensor = data["valid"]
+    return valid.sum(1).chunk(2)[0] / 10
 
 
 def reward(data: dict[str, Any], margin: bool, center: float | None) -> tuple[float, list[float]]:

@@ -23,9 +23,7 @@ def write_policy(folder: Path, words: Sequence[str], *, width: int = 32, seed: i
     torch.manual_seed(seed)
     shape = {"n_embd": width, "n_layer": 1, "n_head": 2, "n_positions": 32}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(vocabulary), eos_token_id=0, bos_token_id=0, **shape, **dropout)  # type: ignore[arg-type]
-    )
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), eos_token_id=0, bos_token_id=0, **shape, **dropout))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

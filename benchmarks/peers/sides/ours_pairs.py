@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from benchmarks.peers.race import side
 from prefloop.algorithms import METHODS
+from prefloop.models.heads import CompletionLogprobs
+from prefloop.models.template import Encoded
 from prefloop.models.trees import tokens_of
 from prefloop.records import Ledger
 from prefloop.settings import build_together
@@ -37,10 +40,10 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     seconds = 0.0
     honest = reference.measured_logprobs
 
-    def timed(*arguments: Any) -> torch.Tensor:
+    def timed(measure: CompletionLogprobs, texts: Sequence[Encoded], budget: int) -> list[torch.Tensor]:
         nonlocal seconds
         started = time.perf_counter()
-        found = honest(*arguments)
+        found = honest(measure, texts, budget)
         seconds += 0.0 if spec["precomputed"] else time.perf_counter() - started
         return found
 
@@ -84,12 +87,11 @@ def _gflop(algorithm: Any, method: str, *, referred: bool) -> float:
     body = getattr(model, model.base_model_prefix)
     weights = sum(p.numel() for name, p in body.named_parameters() if "embed" not in name)
     head = 0 if method == "reward_model" else model.get_output_embeddings().weight.numel()
-    of = {"sft": lambda row: [row.text], "dpo": lambda row: [row.chosen, row.rejected]}.get(
-        method, lambda row: row.texts
-    )
-    texts = [of(row) for row in algorithm.train_rows]
+    fields = {"sft": ("text",), "dpo": ("chosen", "rejected")}.get(method)
+    texts = [[getattr(row, name) for name in fields] if fields else row.texts for row in algorithm.train_rows]
     predicted = sum(text.completion_length for each in texts for text in each)
-    return (8e-9 if referred else 6e-9) * (weights * sum(map(tokens_of, texts)) + head * predicted)
+    found: float = (8e-9 if referred else 6e-9) * (weights * sum(map(tokens_of, texts)) + head * predicted)
+    return found
 
 
 if __name__ == "__main__":
