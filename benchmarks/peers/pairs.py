@@ -2,8 +2,8 @@
 
 A prompt has 147 tokens on average and a completion 61, as in HH; in the works that end in `_3c` every prompt is three
 times as long as its completions. `dpo` includes the reference on both sides; `dpo_precomputed` leaves it out on both.
-TRL runs at the best of the settings in `CHOICES`, found on a first, shorter run. The rate counts pairs
-(demonstrations for SFT) of the training itself: neither side's loading and tokenising counts.
+Both sides run at the best of their settings, TRL of `CHOICES` and prefloop of `TOKENS`, found on a first, shorter run.
+The rate counts pairs (demonstrations for SFT) of the training itself: neither side's loading and tokenising counts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +25,8 @@ PAIRS, SCOUTED = 96, 32
 WORKS = ("reward_model", "dpo", "dpo_precomputed", "sft", "reward_model_3c", "dpo_3c", "sft_3c")
 CHOICES = tuple({"micro": m, "attention": a} for m, a in itertools.product((4, 8, 16), ("sdpa", "eager")))
 """Rows at once and attention of TRL."""
+TOKENS = (512, 1024, 2048)
+"""Tokens at once of prefloop; the bare trunk gets as many."""
 MOST_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.05}
 """Relative, of the loss (for DPO: of the completions' log-probabilities) on the same first rows before training."""
 
@@ -43,22 +46,29 @@ def rows(work: str, folder: Path, dtype: str) -> list[dict[str, Any]]:
         "data": str(folder / "pairs.jsonl"),
         "dtype": dtype,
         "batch": 32,
-        "tokens": 2048,
         "precomputed": work.endswith("_precomputed"),
     }
     peer = Side("TRL", interpreter("trl-1.16"), "benchmarks.peers.sides.theirs_pairs")
-    best = max(CHOICES, key=lambda choice: _rate(once(peer, {**spec, "data": str(folder / "scouted.jsonl"), **choice})))
-    print(f"  TRL at its best: {best}", file=sys.stderr, flush=True)
+    here = ours("benchmarks.peers.sides.ours_pairs")
+
+    def best_of(side: Side, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        scouted = {**spec, "data": str(folder / "scouted.jsonl")}
+        found = max(choices, key=lambda choice: _rate(once(side, {**scouted, **choice})))
+        print(f"  {side.name} at its best: {found}", file=sys.stderr, flush=True)
+        return found
+
+    best, own = best_of(peer, CHOICES), best_of(here, [{"tokens": tokens} for tokens in TOKENS])
     ceiling = Side("bare trunk", Path(sys.executable), "benchmarks.peers.sides.bare_trunk")
-    us, them, trunk = race([ours("benchmarks.peers.sides.ours_pairs"), peer, ceiling], {**spec, **best})
-    here, there = us.runs[0]["agreement"], them.runs[0]["agreement"]
-    if abs(here - there) > MOST_DIFFERENCE[dtype] * abs(there):
-        raise RuntimeError(f"{work}: on the same rows prefloop has {here}, TRL {there}: not the same task")
+    us, them, trunk = race([here, peer, ceiling], {**spec, **best, **own})
+    ours_said, theirs_said = us.runs[0]["agreement"], them.runs[0]["agreement"]
+    if abs(ours_said - theirs_said) > MOST_DIFFERENCE[dtype] * abs(theirs_said):
+        raise RuntimeError(f"{work}: on the same rows prefloop has {ours_said}, TRL {theirs_said}: not the same task")
     reached = us.rate * us.runs[0]["gflop"] / us.runs[0]["units"]
     return [
         {
             **row(work, "demonstrations/s" if method == "sft" else "pairs/s", us, peer.name, them),
-            "agreement": [here, there],
+            "agreement": [ours_said, theirs_said],
+            "our_settings": own,
             "peer_settings": best,
             "model_gflops": round(reached, 1),
             "of_bare_trunk": round(reached / trunk.rate, 2),

@@ -69,7 +69,8 @@ class RunSettings:
     batch_size: PositiveInt = 32
     """Rows per optimizer step (for ppo: episodes per rollout)."""
     micro_batch_tokens: PositiveInt = 4096
-    """Tokens at once, prompts counted once; halved when memory runs out, the batch staying whole."""
+    """Tokens at once, prompts counted once; halved when memory runs out, the batch staying whole. On a processor 1024
+    is as fast with less memory."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Longest prompt plus completion, in tokens; longer ones are truncated and counted in the ledger."""
     lr: PositiveFloat = 1e-5
