@@ -5,7 +5,8 @@
 The policy (two layers, a word of its vocabulary for each number) first learns to write 20 random numbers. The reward is
 RL4LMs' (https://github.com/allenai/RL4LMs): the length of the strictly increasing beginning, divided by the number of
 words, 10 at least; 1 is a whole answer in order. A policy that draws its numbers evenly gets about 0.09. All methods
-get the same episodes: `steps` rollouts of 256. Written to FOLDER: increasing.json, and the curves as increasing.html.
+get the same episodes: `steps` rollouts of 256. Written to FOLDER: increasing.json, and the curves as increasing.html;
+what was trained stays there, so that a run that was cut off goes on.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import argparse
 import json
 import random
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import prefloop
+from prefloop.artifacts.files import write_json
+from prefloop.artifacts.folder import MANIFEST
 from prefloop.audits.charts import Line, line_chart
 from prefloop.audits.report import write_page
 from prefloop.generation.policy import Policy
@@ -119,10 +120,10 @@ def base_policy(folder: Path, sequences: int) -> Path:
     (folder / "random.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"lr": 1e-3, "batch_size": 32, "device": "cpu", "dtype": "float32", "test_share": 0.0, "max_length": 64}
     model = write_model(folder / "model")
-    prefloop.train(
-        "sft", data=folder / "random.jsonl", policy=model, out=folder / "base", overrides=settings, log=_quiet
-    )
-    return folder / "base"
+    base = folder / "base"
+    data = folder / "random.jsonl"
+    prefloop.train("sft", data=data, policy=model, out=base, overrides=settings, resume=True, log=_quiet)
+    return base
 
 
 def measured(policy: Path) -> float:
@@ -133,40 +134,53 @@ def measured(policy: Path) -> float:
 
 
 def main(seeds: int, steps: int, methods: Sequence[str], out: Path, sequences: int = 4000) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        base = base_policy(folder, sequences)
-        start = measured(base)
-        print(f"base: {start:.3f}", flush=True)
-        for method in methods:
-            began, finals, curves, kls = time.monotonic(), [], [], []
-            for seed in range(seeds):
-                place = folder / f"{method}-{seed}"
-                settings = {**SHARED, **METHODS[method], "seed": seed, "steps": steps}
-                prefloop.train(
-                    method, data=folder / "random.jsonl", policy=base, out=place, overrides=settings, log=_quiet
-                )
-                rows = read_metrics(place / "metrics.jsonl")
-                curves.append([row["objective/scores"] for row in rows])
-                kls.append(rows[-1]["objective/kl"])
-                finals.append(measured(place))
-            found[method] = {
-                "reward": finals,
-                "mean": mean(finals),
-                "sd": stdev(finals) if seeds > 1 else None,
-                "kl": kls,
-                "curve": [mean(values) for values in zip(*curves, strict=True)],
-                "seconds": round(time.monotonic() - began, 1),
-            }
-            spread = f" ± {found[method]['sd']:.3f}" if seeds > 1 else ""
-            kl, seconds = mean(kls), found[method]["seconds"]
-            print(f"{method}: {mean(finals):.3f}{spread}, KL {kl:.1f} nats, {seconds:.0f} s", flush=True)
-    result = {"base": start, "seeds": seeds, "steps": steps, "batch": BATCH, "methods": found}
+    """Raises SystemExit where `out` has runs of other lengths."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "increasing.json").write_text(json.dumps(result, indent=1) + "\n")
-    write_page(page(result), out / "increasing.html")
+    base = out / "base"
+    if not (base / MANIFEST).is_file():
+        base_policy(out, sequences)
+    start = measured(base)
+    print(f"base: {start:.3f}", flush=True)
+    result: dict[str, Any] = {"base": start, "seeds": seeds, "steps": steps, "batch": BATCH, "methods": {}}
+    for method in methods:
+        places = [trained(method, seed, steps, base, out) for seed in range(seeds)]
+        finals = [measured(place) for place in places]
+        metrics = [read_metrics(place / "metrics.jsonl") for place in places]
+        kls = [rows[-1]["objective/kl"] for rows in metrics]
+        spread = stdev(finals) if seeds > 1 else None
+        result["methods"][method] = {
+            "reward": finals,
+            "mean": mean(finals),
+            "sd": spread,
+            "kl": kls,
+            "curve": [mean(row["objective/scores"] for row in rows) for rows in zip(*metrics, strict=True)],
+            "seconds": [round(manifest(place)["seconds"]) for place in places],
+        }
+        around = "" if spread is None else f" ± {spread:.3f}"
+        print(f"{method}: {mean(finals):.3f}{around}, KL {mean(kls):.1f} nats", flush=True)
+        write_json(out / "increasing.json", result)
+        write_page(page(result), out / "increasing.html")
     return result
+
+
+def trained(method: str, seed: int, steps: int, base: Path, out: Path) -> Path:
+    """The result of a run, made now or before."""
+    place = out / f"{method}-{seed}"
+    if (place / MANIFEST).is_file():
+        made = manifest(place)["settings"]["steps"]
+        if made != steps:
+            raise SystemExit(f"{place} was trained for {made} rollouts, not {steps}: give another --out")
+    else:
+        settings = {**SHARED, **METHODS[method], "seed": seed, "steps": steps}
+        data = out / "random.jsonl"
+        prefloop.train(method, data=data, policy=base, out=place, overrides=settings, resume=True, log=_quiet)
+    return place
+
+
+def manifest(place: Path) -> dict[str, Any]:
+    """Of a run that is done."""
+    found: dict[str, Any] = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    return found
 
 
 def page(result: dict[str, Any]) -> str:

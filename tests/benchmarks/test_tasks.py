@@ -99,3 +99,16 @@ def test_sides_that_disagree_are_not_the_same_task() -> None:
         online.agreement("rloo", here, {**here, "loss": 1e-3}, 1e-3)
     with pytest.raises(RuntimeError, match="prefloop's reward is 0.5"):
         online.agreement("rloo", here, {**here, "reward": 0.51}, 1e-3)
+
+
+def test_increasing_numbers_goes_on_where_it_was_cut_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = increasing.main(1, 2, ["reinforce"], tmp_path, 32)
+    kept = (tmp_path / "reinforce-0" / "manifest.json").read_bytes()
+    both = increasing.main(1, 2, ["reinforce", "rft"], tmp_path, 32)
+    assert (tmp_path / "reinforce-0" / "manifest.json").read_bytes() == kept
+    assert both["methods"]["reinforce"] == first["methods"]["reinforce"]
+    assert len(both["methods"]["rft"]["curve"]) == 2
+    assert json.loads((tmp_path / "increasing.json").read_text()) == both
+    assert "<figcaption>rft" in (tmp_path / "increasing.html").read_text()
+    with pytest.raises(SystemExit, match="was trained for 2 rollouts, not 3"):
+        increasing.main(1, 3, ["rft"], tmp_path, 32)
