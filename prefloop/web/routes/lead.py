@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -105,9 +106,20 @@ def import_page(request: Request, who: LeadPage) -> Response:
     return _import(request)
 
 
+ASKED = {"as": "questions", "kind": "auto", "overlap": "2", "most": "", "criterion": "", "source": ""}
+"""The fields of the import page as they are before anybody fills them in."""
+
+
 def _import(request: Request, status: int = 200, **said: Any) -> Response:
     store = state_of(request).store
-    given = {"wrong": None, "result": None, "pasted": "", "chosen": (), "queue": queue_options(store)} | said
+    given = {
+        "wrong": None,
+        "result": None,
+        "pasted": "",
+        "chosen": (),
+        "asked": ASKED,
+        "queue": queue_options(store),
+    } | said
     return page(
         request,
         "import.html",
@@ -171,8 +183,11 @@ def import_rows(request: Request, who: LeadPage, form: Form) -> Response:
                 words = f"{taken.imported:,} answers are in, {taken.rejected:,} rows were left out."
                 problems = [f"{reason}: {n:,} rows" for reason, n in taken.reasons.items()]
     except InputError as error:
-        said = {"wrong": str(error).replace(tempfile.gettempdir(), ""), "pasted": pasted}
-        return _import(request, 422, chosen=texts_of(form, "audience"), **said)
+        # Neither the folder of an upload nor the rejects in it are there for anybody to read afterwards.
+        wrong = re.sub(rf"{re.escape(tempfile.gettempdir())}/prefloop-import-\w*/", "", str(error))
+        said = {"wrong": wrong.partition("; the rows are in ")[0], "pasted": pasted}
+        asked = {name: text_of(form, name, 200) for name in ASKED}
+        return _import(request, 422, chosen=texts_of(form, "audience"), asked=asked, **said)
     state.figures.clear()
     return _import(request, result=words, problems=problems)
 
