@@ -16,23 +16,24 @@ def both_sides(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float]
     A criterion's are brought to the temperature of the score itself. Raises InputError for a pair about a score that
     the model never learned.
     """
-    judges: list[Reward] = [
-        reward.asked(pair.columns.get("criterion")) if isinstance(reward, LearnedReward) else reward for pair in pairs
-    ]
-    about = [getattr(judge, "criterion", None) for judge in judges]
+    if not isinstance(reward, LearnedReward):
+        return _scored_at_once(reward, pairs)
+    judges = [reward.asked(pair.columns.get("criterion")) for pair in pairs]
     found: list[tuple[float, float]] = [(0.0, 0.0)] * len(pairs)
-    for criterion, judge in dict(zip(about, judges, strict=True)).items():
-        rows = [i for i, one in enumerate(about) if one == criterion]
-        some = [pairs[i] for i in rows]
-        heat = 1.0
-        if isinstance(reward, LearnedReward) and isinstance(judge, LearnedReward):
-            if judge.untaught:
-                raise InputError(f"{len(some)} of {len(pairs)} pairs are about no criterion, and {judge.untaught}")
-            heat = reward.temperature / judge.temperature
-        names = {name for pair in some for name in pair.columns} - {"prompts", "completions"}
-        columns = {name: [pair.columns.get(name) for pair in some] * 2 for name in sorted(names)}
-        texts = [pair.chosen for pair in some] + [pair.rejected for pair in some]
-        scores = [heat * one for one in scored(judge, [pair.prompt for pair in some] * 2, texts, **columns).total]
-        for i, one, other in zip(rows, scores[: len(some)], scores[len(some) :], strict=True):
-            found[i] = one, other
-    return [first for first, _ in found], [second for _, second in found]
+    for criterion, judge in {judge.criterion: judge for judge in judges}.items():
+        rows = [i for i, one in enumerate(judges) if one.criterion == criterion]
+        if judge.untaught:
+            raise InputError(f"{len(rows)} of {len(pairs)} pairs are about no criterion, and {judge.untaught}")
+        heat = reward.temperature / judge.temperature
+        sides = zip(*_scored_at_once(judge, [pairs[i] for i in rows]), strict=True)
+        for i, (chosen, rejected) in zip(rows, sides, strict=True):
+            found[i] = heat * chosen, heat * rejected
+    return [chosen for chosen, _ in found], [rejected for _, rejected in found]
+
+
+def _scored_at_once(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float], list[float]]:
+    names = {name for pair in pairs for name in pair.columns} - {"prompts", "completions"}
+    columns = {name: [pair.columns.get(name) for pair in pairs] * 2 for name in sorted(names)}
+    texts = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    scores = scored(reward, [pair.prompt for pair in pairs] * 2, texts, **columns).total
+    return list(scores[: len(pairs)]), list(scores[len(pairs) :])
