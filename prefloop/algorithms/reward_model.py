@@ -143,7 +143,7 @@ class RewardModel:
         self.said = said_about_each_score(self.heads, self.train_rows, self.weight)
         self.heat: dict[str, float] = {}
         self.questions: dict[str, Any] = {}
-        own = set(members) <= set(kept) if members else has_score(inputs.policy)
+        own = set(members) <= set(kept) if members else has_score(inputs.policy) and bool(self.head.weight.any())
         self._keep_what_nothing_is_said_about({*kept, *([""] if own else [])})
         self.known: dict[tuple[int, ...], Tensor] = {}
         if config.freeze:

@@ -23,7 +23,7 @@ def both_sides(reward: Reward, pairs: Sequence[Comparison]) -> tuple[list[float]
     for criterion, judge in {judge.criterion: judge for judge in judges}.items():
         rows = [i for i, one in enumerate(judges) if one.criterion == criterion]
         if judge.untaught:
-            raise InputError(f"{len(rows)} of {len(pairs)} pairs are about no criterion, and {judge.untaught}")
+            raise InputError(f"{len(rows)} of {len(pairs)} pairs have no column criterion, and {judge.untaught}")
         heat = reward.temperature / judge.temperature
         sides = zip(*_scored_at_once(judge, [pairs[i] for i in rows]), strict=True)
         for i, (chosen, rejected) in zip(rows, sides, strict=True):

@@ -434,8 +434,13 @@ def test_a_score_that_never_learned_is_zero_and_refused_however_it_was_trained(i
     reward = LearnedReward(tmp_path / "rm", torch.float32, CPU)
     assert "learned nothing" in reward.untaught
     assert reward.about("helpful").untaught == ""
-    with pytest.raises(InputError, match="1 of 1 pairs are about no criterion, and the score itself of .* learned no"):
+    with pytest.raises(
+        InputError, match="1 of 1 pairs have no column criterion, and the score itself of .* learned no"
+    ):
         both_sides(reward, [Comparison(prompt=as_messages("Q?"), chosen="superb", rejected="awful")])
+    again = write(tmp_path / "a.jsonl", pairs_by("helpful"))
+    trained(inputs, tmp_path / "again", again, policy=str(tmp_path / "rm"), freeze=True)
+    assert "learned nothing" in LearnedReward(tmp_path / "again", torch.float32, CPU).untaught
     trained(inputs, tmp_path / "on", write(tmp_path / "o.jsonl", pairs_by(None)), policy=str(tmp_path / "rm"))
     assert LearnedReward(tmp_path / "on", torch.float32, CPU).untaught == ""
 
