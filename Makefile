@@ -43,8 +43,7 @@ bench: peers
 	$(BIN)/python -m benchmarks.demo
 	$(BIN)/python -m benchmarks.hh
 	$(BIN)/python -m benchmarks.increasing --out .bench/increasing
-	for seed in 0 1 2; do $(BIN)/python -m benchmarks.sentiment --seed $$seed --out .bench/sentiment/$$seed || exit 1; done
-	$(BIN)/python -m benchmarks.sentiment --join .bench/sentiment/0 .bench/sentiment/1 .bench/sentiment/2 --out .bench/sentiment
+	$(BIN)/python -m benchmarks.sentiment --out .bench/sentiment
 	$(BIN)/python -m benchmarks.offline --out .bench/offline
 	$(BIN)/python benchmarks/realisable.py
 	$(BIN)/python -m benchmarks.web --peer
