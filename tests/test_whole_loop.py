@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from prefloop.artifacts.folder import list_artifacts, read_artifact
 from prefloop.errors import InputError
+from prefloop.store.feedback import add_prompts
 from prefloop.workflows import demo as workflow
 from prefloop.workflows.data import init
 from prefloop.workflows.lineage import lineage
@@ -53,6 +54,29 @@ def test_wrong_settings_are_found_before_anybody_is_asked(said: str, words: str,
     with pytest.raises(InputError, match=words):
         loop(tmp_path / "loop.yaml", rounds=1, workspace=tmp_path, log=lambda words: None)
     assert not list_artifacts(workspace_at(tmp_path).artifacts)
+
+
+def test_a_round_asks_about_its_share_of_the_workspaces_prompts_and_waits_for_people(tmp_path: Path) -> None:
+    init(tmp_path)
+    with store_of(workspace_at(tmp_path)) as store:
+        add_prompts(store, [{"messages": [{"role": "user", "content": f"Say {n}"}]} for n in range(5)])
+    (tmp_path / "loop.yaml").write_text("prompts_per_round: 2\nper_prompt: 2\nmax_new_tokens: 4\n", encoding="utf-8")
+    for _ in range(2):  # started again too early, it asks nobody twice
+        with pytest.raises(InputError, match="round 1: 2 of 2 answers are still to come"):
+            loop(tmp_path / "loop.yaml", rounds=1, workspace=tmp_path, log=lambda words: None)
+
+
+def test_answers_that_leave_nothing_to_learn_from_are_told_so(tmp_path: Path) -> None:
+    init(tmp_path)
+    with store_of(workspace_at(tmp_path)) as store:
+        add_prompts(store, [{"messages": [{"role": "user", "content": "Write an email requesting an interview"}]}])
+    rest = "prompts_per_round: 1\nper_prompt: 2\nmax_new_tokens: 16\nby: simulated:careful\ntest_share: 0.999\n"
+    (tmp_path / "loop.yaml").write_text(rest, encoding="utf-8")
+    said: list[str] = []
+    with pytest.raises(InputError, match="no row to train on: 1 rows, .*1 held out"):
+        loop(tmp_path / "loop.yaml", rounds=1, workspace=tmp_path, log=said.append)
+    assert "1 simulated answers, 0 skipped" in said
+    assert not [words for words in said if "learns nothing" in words]
 
 
 def test_the_demo_walks_the_loop_twice_and_everything_can_be_traced(tmp_path: Path, small: None) -> None:

@@ -111,6 +111,7 @@ class RewardModel:
                     "give test_share, or freeze the answers with one"
                 )
             self.train_rows, self.eval_rows = self.eval_rows, self.train_rows[: len(self.eval_rows)]
+        reading.require(self.train_rows)
         scorer = trained_reward_model(inputs.policy, s, self.template.pad_id)
         self.head = ScoreHead(scorer, run.log)
         stored = base_of(scorer).config

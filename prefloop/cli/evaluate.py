@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     @verb(
         app,
         "evaluate",
+        "prefloop evaluate my-reward-model",
         "prefloop evaluate my-reward-model --comparisons test.jsonl",
         "prefloop evaluate my-policy --against sft --prompts prompts.jsonl --json",
     )
@@ -32,7 +33,10 @@ def register(app: typer.Typer) -> None:
         comparisons: Annotated[
             str | None,
             typer.Option(
-                "--comparisons", metavar="FILE", help="A reward model's test: pairs, or a snapshot.", show_default=False
+                "--comparisons",
+                metavar="FILE",
+                help="A reward model's test: pairs, or a snapshot.",
+                show_default="the snapshot it was trained on",
             ),
         ] = None,
         own: Annotated[
@@ -110,11 +114,11 @@ def register(app: typer.Typer) -> None:
         """
         import prefloop
 
-        if (comparisons is None) == (against is None):
-            raise InputError("evaluate needs either --comparisons FILE (a reward model) or --against POLICY (a policy)")
+        if comparisons is not None and against is not None:
+            raise InputError("evaluate takes --comparisons FILE (of a reward model) or --against POLICY, and not both")
         from prefloop.workflows.places import workspace_or_none
 
-        if report is None and comparisons is not None and workspace_or_none(workspace) is None:
+        if report is None and against is None and workspace_or_none(workspace) is None:
             report = Path(f"{Path(model).name}-report.html")
         result = prefloop.evaluate(
             model,

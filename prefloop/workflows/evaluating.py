@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.artifacts.files import write_json
-from prefloop.artifacts.folder import find_artifact, write_artifact
+from prefloop.artifacts.folder import find_artifact, list_artifacts, write_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.audits.report import write_report
 from prefloop.datasets.feedback import samples_of
@@ -40,7 +40,7 @@ from prefloop.rewards.learned import LearnedReward, earning
 from prefloop.snapshots.formats import load_comparisons, load_prompts
 from prefloop.version import __version__
 from prefloop.workflows.places import Place, workspace_or_none
-from prefloop.workflows.references import artifact_at, model_at, of_parts, reward_at
+from prefloop.workflows.references import artifact_at, kind_of, model_at, of_parts, reward_at
 from prefloop.workflows.sampling import read_prompts
 
 ASKED_NEXT = 20
@@ -73,7 +73,8 @@ def evaluate(
 
     A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, human ceiling, floors, length bias, the features
     that preferences follow and the worst mistakes beside them. A snapshot's held-out part is used; of any other file
-    every pair is, and rows that name an `annotator` count one for each. `model` may also be a YAML of reward parts,
+    every pair is, and rows that name an `annotator` count one for each. Without `comparisons` it is the snapshot that
+    the model was trained on. `model` may also be a YAML of reward parts,
     such as an ensemble of several models: it has no temperature and no tokens to show. A page about it goes to
     `report`; without it, into the result in a workspace (`report` is its path).
     `own`: comparisons of the current policy's own samples; `decay` is how far the accuracy is lower there. `samples`: a
@@ -89,13 +90,16 @@ def evaluate(
     say = log or (lambda words: None)
     if criterion is not None and judged_by in (None, "simulated"):
         raise InputError(f"criterion {criterion!r} is that of a judge of policies that is a reward model: name one")
+    if comparisons is None and against is None and kind_of(model, place) == "reward_model":
+        comparisons = _learned_from(model, place)
+        say(f"testing on what {comparisons} holds out")
     if comparisons is not None:
         result = _reward_model(model, comparisons, own, samples, seed, device, dtype, place, say)
         return _kept(place, model, "reward_model", result, seed, report)
     if own is not None or samples is not None:
         raise InputError("own and samples are looked at through a reward model; give comparisons to test it on, too")
     if against is None:
-        raise InputError("evaluate needs comparisons (of a reward model) or another policy to measure against")
+        raise InputError("evaluate needs comparisons (--comparisons, of a reward model) or another policy (--against)")
     asked = asked_prompts(prompts, seed, place)[:limit]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype, log=say) for ref in (model, against)]
@@ -252,6 +256,22 @@ def _source(ref: str | Path, place: Workspace | None) -> str | Path:
         if "/" in str(ref):
             return str(ref)
         raise
+
+
+def _learned_from(ref: str, place: Workspace | None) -> Path:
+    """The one snapshot that a reward model was trained on. Raises InputError where there is none to name."""
+    artifact = artifact_at(ref, "reward_model", place)
+    assert artifact is not None
+    stored = [] if place is None else list_artifacts(place.artifacts, "snapshot")
+    found = {one.hash: one.path for one in stored if one.hash in artifact.parents}
+    if artifact.manifest["settings"].get("learn_from") == "held_out":
+        raise InputError(f"{ref} learned from what was held out: name other pairs to test it on (--comparisons FILE)")
+    if len(found) != 1:
+        raise InputError(
+            f"{ref} was trained on {len(found)} snapshots that are in this workspace: "
+            "name the pairs to test it on (--comparisons FILE or SNAPSHOT)"
+        )
+    return next(iter(found.values()))
 
 
 def _held_out(source: str | Path) -> list[Comparison]:

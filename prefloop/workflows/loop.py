@@ -17,7 +17,7 @@ from prefloop.training.run import Share
 from prefloop.workflows.data import label, snapshot
 from prefloop.workflows.evaluating import evaluate
 from prefloop.workflows.places import Place, store_of, workspace_at
-from prefloop.workflows.sampling import read_prompts, sample
+from prefloop.workflows.sampling import prompts_of, sample
 from prefloop.workflows.stages import Stages
 from prefloop.workflows.training import settings_of, train
 
@@ -80,7 +80,7 @@ def loop(
     place = workspace_at(workspace)
     say = log or (lambda words: print(words, file=sys.stderr, flush=True))
     base = Path(run).resolve().parent
-    asked = read_prompts(base / config.prompts) if config.prompts else None
+    asked = prompts_of(base / config.prompts if config.prompts else None, place)
     stages = Stages(
         place.artifacts / ".runs" / f"loop-{content_hash(as_dict(config))[:8]}" / "stages.json", as_dict(config), say
     )
@@ -96,7 +96,7 @@ def one_round(
     config: LoopConfig,
     number: int,
     policy: str,
-    prompts: Sequence[Any] | None,
+    prompts: Sequence[Any],
     place: Workspace,
     stages: Stages,
     log: Callable[[str], None],
@@ -107,7 +107,7 @@ def one_round(
     earlier, worse reward model taught is not carried on.
     """
     name = f"round {number}"
-    chosen = None if prompts is None else portion(prompts, number, config.prompts_per_round)
+    chosen = portion(prompts, number, config.prompts_per_round)
     questions = stages.do(
         f"{name}: {config.per_prompt} completions of each prompt, and questions about them",
         lambda: sample(
@@ -124,7 +124,7 @@ def one_round(
             log=log,
         )["questions"],
     )
-    answered = stages.do(f"{name}: people answer", lambda: _answered(config, number, questions, place))
+    answered = stages.do(f"{name}: people answer", lambda: _answered(config, number, questions, place, log))
     frozen = stages.do(
         f"{name}: snapshot",
         lambda: str(
@@ -188,9 +188,13 @@ def portion(prompts: Sequence[Any], number: int, size: int) -> list[Any]:
     return [prompts[i % len(prompts)] for i in range(first, first + size)]
 
 
-def _answered(config: LoopConfig, number: int, questions: int, place: Workspace) -> dict[str, Any]:
+def _answered(
+    config: LoopConfig, number: int, questions: int, place: Workspace, log: Callable[[str], None]
+) -> dict[str, Any]:
     if config.by != "people":
-        return label(config.by, seed=config.seed + number, workspace=place)
+        said = label(config.by, seed=config.seed + number, workspace=place)
+        log(f"{said['answers']} simulated answers, {said['skipped']} skipped")
+        return said
     with store_of(place) as store:
         given = sum(1 for answer in answers(store, kind="comparison", round=number) if not answer.late)
     if given < questions * config.overlap:

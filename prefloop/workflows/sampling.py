@@ -56,7 +56,7 @@ def sample(
     Raises InputError for a file without prompts, a model that cannot be loaded, or `ask` without a workspace.
     """
     asked = _asked(ask, per_prompt)
-    given = _prompts(prompts, workspace)
+    given = prompts_of(prompts, workspace)
     messages = [as_messages(p) for p in given]
     if asked == "demonstration":
         ids = _ask_demonstrations(messages, overlap, round, workspace)
@@ -121,7 +121,8 @@ def _asked(ask: str | None, per_prompt: int) -> str | None:
     return ask
 
 
-def _prompts(prompts: Sequence[Any] | str | Path | None, workspace: Place) -> list[Any]:
+def prompts_of(prompts: Sequence[Any] | str | Path | None, workspace: Place) -> list[Any]:
+    """Those of a list or a file, or with None the workspace's. Raises InputError where there are none."""
     if isinstance(prompts, str | Path):
         return read_prompts(prompts)
     if prompts is not None:

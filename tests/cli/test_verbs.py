@@ -89,6 +89,8 @@ def test_the_loop_by_hand(answer: Callable[..., dict[str, Any]], pairs: Path, ti
     assert ppo["steps"] == 1
     measured = answer("evaluate", "reward_model", "--comparisons", "mine", "--dtype", "float32")
     assert {"accuracy", "low", "high", "n", "ece"} <= set(measured)
+    unnamed = answer("evaluate", "reward_model", "--dtype", "float32")
+    assert {**unnamed, "report": "", "artifact": ""} == {**measured, "report": "", "artifact": ""}
     won = answer("evaluate", "ppo", "--against", "sft", "--limit", "6", "--max-new-tokens", "4", "--dtype", "float32")
     assert {"value", "low", "high", "n"} <= set(won["win_rate"])
     assert {"kl", "length"} <= set(won)

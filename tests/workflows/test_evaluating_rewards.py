@@ -69,6 +69,18 @@ def test_everything_is_measured_and_shown(folder: Path, tmp_path: Path) -> None:
         assert words in page
 
 
+def test_a_model_without_a_snapshot_or_that_learned_from_the_test_needs_other_pairs(
+    folder: Path, tmp_path: Path
+) -> None:
+    prefloop.init(tmp_path)
+    with pytest.raises(InputError, match="trained on 0 snapshots that are in this workspace.*--comparisons"):
+        prefloop.evaluate(str(folder / "taste"), workspace=tmp_path)
+    watcher = settings_of("reward_model", folder, learn_from="held_out", test_share=0.3)
+    prefloop.train("reward_model", out=tmp_path / "watcher", overrides=watcher, log=lambda words: None)
+    with pytest.raises(InputError, match="learned from what was held out"):
+        prefloop.evaluate(str(tmp_path / "watcher"), workspace=tmp_path)
+
+
 def test_own_and_samples_need_a_reward_model_to_look_through(folder: Path) -> None:
     with pytest.raises(InputError, match="looked at through a reward model"):
         prefloop.evaluate(str(folder / "policy"), against=str(folder / "policy"), own=folder / "test.jsonl")
