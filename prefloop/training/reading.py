@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from prefloop.training.method import Inputs
 from prefloop.training.roles import longest_row
 from prefloop.training.run import Run
 
-Rows = TypeVar("Rows", bound=tuple[Sequence[Any], Sequence[Any]])
+Rows = TypeVar("Rows", bound=tuple[Sized, Sized])
 
 
 class Reading:
@@ -36,10 +36,10 @@ class Reading:
         """The same of all the data, which may be a mixture."""
         return self._read(read, [self._data(), *self.inputs.more], **more)
 
-    def require(self, rows: Sequence[Any]) -> None:
+    def require(self, rows: Sized) -> None:
         """Raise InputError unless there are rows; it says where those of the data went."""
         ledger = self.inputs.ledger
-        if not rows:
+        if len(rows) == 0:
             sources = ", ".join(map(str, [self._data(), *self.inputs.more]))
             ledger.check(self.shares["max_dropped"], sources)
             raise InputError(
