@@ -108,6 +108,7 @@ def adapt(
     name: str = "adapted",
     out: str | Path | None = None,
     device: str = "auto",
+    dtype: str = "auto",
     workspace: Place = None,
 ) -> dict[str, Any]:
     """One person's reward model, from one that `train maml` made and a few of their comparisons (a file).
@@ -120,7 +121,7 @@ def adapt(
         raise InputError("say where the adapted model goes: out=DIR, or work in a workspace")
     folder = Path(model_at(model, "reward_model", place))
     where = pick_device(device)
-    reward = LearnedReward(folder, pick_dtype("auto", where), where)
+    reward = LearnedReward(folder, pick_dtype(dtype, where), where)
     how = getattr(reward.head.model.config, ADAPTATION_KEY, None)
     if how is None:
         raise InputError(f"{model} was not made to be adapted; that is what prefloop train maml makes")

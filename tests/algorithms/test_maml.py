@@ -156,7 +156,8 @@ def test_adapting_a_saved_model_takes_the_steps_that_it_was_trained_to_take(inpu
     rows = [json.loads(line) for line in (inputs / "annotated.jsonl").read_text().splitlines()]
     mine = [row for row in rows if row["annotator"] == "person 1"]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mine))
-    result = prefloop.adapt(str(tmp_path / "rm"), tmp_path / "mine.jsonl", out=tmp_path / "own", device="cpu")
+    exact = {"device": "cpu", "dtype": "float32"}
+    result = prefloop.adapt(str(tmp_path / "rm"), tmp_path / "mine.jsonl", out=tmp_path / "own", **exact)
     assert result["comparisons"] == len(mine) == 4
     cpu = torch.device("cpu")
     base, own = (LearnedReward(tmp_path / name, torch.float32, cpu) for name in ("rm", "own"))
