@@ -83,6 +83,9 @@ LOGGED: dict[str, list[dict[str, Any]]] = {
 """From both continuations of each pair, scored by the reward model. ILQL's beta is that of its sampling."""
 THEIRS: dict[str, list[float]] = {"trl-rloo": [0.05, 0.1, 0.3], "trl-grpo": [0.05, 0.1, 0.3]}
 """TRL's trainers at these prices of KL, where `make peers` has made their environment; groups of 8 as ours."""
+SHOWN = 60
+"""Nats: what went farther is in the table and not in the picture, where it would push all others together."""
+STYLE = "svg{font:9px sans-serif;max-width:60em;background:#fff}.line{fill:none}.dot{fill:#2a6}line{stroke:#bbb}"
 METHODS = (*DIRECT, *LOGGED, *ONLINE, *THEIRS)
 """Beside SFT on the preferred continuations and the best of n, which are always there."""
 
@@ -374,10 +377,12 @@ def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
         print(f"{row['run']:>18}: KL {kl}, reward {reward}")
     result = {"seeds": [one["seed"] for one in seeds], "tiny": seeds[0]["tiny"], "rows": rows}
     write_json(out / "seeds.json", result)
-    chart = frontier(rows, [])
-    style = "svg{font:11px sans-serif;max-width:60em}.line{fill:none}.dot{fill:#2a6}line{stroke:#bbb}"
-    head = f"<!doctype html><meta charset=utf-8><title>Controlled sentiment</title><style>{style}</style>"
-    write_page(f"{head}<h1>Controlled sentiment, {len(seeds)} seeds</h1>{chart}", out / "seeds.html")
+    chart = frontier([row for row in rows if row["kl"]["value"] <= SHOWN], [])
+    opening, drawn = chart.split(">", 1)
+    picture = f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{drawn}'
+    (out / "seeds.svg").write_text(picture + "\n", encoding="utf-8")
+    head = "<!doctype html><meta charset=utf-8><title>Controlled sentiment</title>"
+    write_page(f"{head}<h1>Controlled sentiment, {len(seeds)} seeds</h1>{picture}", out / "seeds.html")
     return result
 
 
