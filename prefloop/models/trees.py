@@ -27,9 +27,9 @@ from prefloop.models.template import Encoded
 ATTENTION = "prefloop_trees"
 """The name of our attention in the transformers library's table of them."""
 BLOCK, HALF_BLOCK = 128, 512
-"""Tokens of one text that look back at once: with fewer, less is computed that none may see (measured on a processor, in
-float32: 64 to 128 take three quarters of the time that all at once take). Numbers of half the size are multiplied so
-fast that many small products cost more than what they spare: 512 took a twelfth less time than 128."""
+"""Tokens of one text that look back at once: with fewer, less is computed that none may see (measured on a processor,
+in float32: 64 to 128 take three quarters of the time that all at once take). Numbers of half the size are multiplied
+so fast that many small products cost more than they spare: 512 took a twelfth less time than 128."""
 
 
 @dataclass(frozen=True)
