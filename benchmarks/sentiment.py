@@ -378,6 +378,8 @@ def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     result = {"seeds": [one["seed"] for one in seeds], "tiny": seeds[0]["tiny"], "rows": rows}
     write_json(out / "seeds.json", result)
     chart = frontier([row for row in rows if row["kl"]["value"] <= SHOWN], [])
+    if chart is None:
+        raise SystemExit(f"no run in {out} stayed within {SHOWN} nats: there is nothing to draw")
     opening, drawn = chart.split(">", 1)
     picture = f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{drawn}'
     (out / "seeds.svg").write_text(picture + "\n", encoding="utf-8")
