@@ -134,20 +134,25 @@ def list_artifacts(root: Path, kind: str | None = None, *, erased: bool = False)
 
 
 def find_artifact(root: Path | None, ref: str, kind: str | None = None) -> Artifact:
-    """By path, by hash (or a prefix of 6 or more), or by name (the newest).
+    """What `named_artifact` finds, every file checked."""
+    return read_artifact(named_artifact(root, ref, kind).path)
+
+
+def named_artifact(root: Path | None, ref: str, kind: str | None = None) -> Artifact:
+    """By path, by hash (or a prefix of 6 or more), or by name (the newest); its files are not read.
 
     An evaluation has the name of what it measured, and is meant only where nothing else has that name.
     Raises InputError that lists what there is.
     """
     if (Path(ref) / MANIFEST).is_file():
-        return read_artifact(Path(ref))
+        return read_manifest(Path(ref))
     there = list_artifacts(root, kind, erased=True) if root is not None else []
     there.sort(key=lambda one: not one.erased)  # one that was erased is meant only where nothing else fits
     by_hash = [a for a in there if len(ref) >= 6 and a.hash.startswith(ref)]
     by_name = sorted((a for a in there if ref in (a.name, a.path.name)), key=lambda a: a.kind != "evaluation")
     for found in (by_name, by_hash):
         if found:
-            return read_artifact(found[-1].path)
+            return found[-1]
     names = ", ".join(sorted({a.name for a in there})) or "none"
     raise InputError(f"no {kind or 'artifact'} named {ref!r} (neither a path, a hash nor a name); there is: {names}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefloop.artifacts.files import write_json
-from prefloop.artifacts.folder import find_artifact, list_artifacts, write_artifact
+from prefloop.artifacts.folder import find_artifact, list_artifacts, named_artifact, write_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.audits.report import write_report
 from prefloop.datasets.feedback import samples_of
@@ -74,9 +74,9 @@ def evaluate(
     A reward model: `accuracy`, `low`, `high`, `n`, `ece`, and slices, human ceiling, floors, length bias, the features
     that preferences follow and the worst mistakes beside them. A snapshot's held-out part is used; of any other file
     every pair is, and rows that name an `annotator` count one for each. Without `comparisons` it is the snapshot that
-    the model was trained on. `model` may also be a YAML of reward parts,
-    such as an ensemble of several models: it has no temperature and no tokens to show. A page about it goes to
-    `report`; without it, into the result in a workspace (`report` is its path).
+    the model was trained on. `model` may also be a YAML of reward parts, such as an ensemble of several models: it has
+    no temperature and no tokens to show. A page about it goes to `report`; without it, into the result in a workspace
+    (`report` is its path).
     `own`: comparisons of the current policy's own samples; `decay` is how far the accuracy is lower there. `samples`: a
     file of completions that nobody has judged; `ask_next` are the pairs of them whose comparison would teach most.
     A policy: `win_rate` {value, low, high, n}, `kl` (nats per sequence, from the other policy), `length`. Judges are
@@ -260,9 +260,9 @@ def _source(ref: str | Path, place: Workspace | None) -> str | Path:
 
 def _learned_from(ref: str, place: Workspace | None) -> Path:
     """The one snapshot that a reward model was trained on. Raises InputError where there is none to name."""
-    artifact = artifact_at(ref, "reward_model", place)
-    assert artifact is not None
-    stored = [] if place is None else list_artifacts(place.artifacts, "snapshot")
+    root = place.artifacts if place is not None else None
+    artifact = named_artifact(root, ref, "reward_model")
+    stored = list_artifacts(root, "snapshot") if root is not None else []
     found = {one.hash: one.path for one in stored if one.hash in artifact.parents}
     if artifact.manifest["settings"].get("learn_from") == "held_out":
         raise InputError(f"{ref} learned from what was held out: name other pairs to test it on (--comparisons FILE)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, read_artifact
+from prefloop.artifacts.folder import MANIFEST, Artifact, find_artifact, named_artifact, read_artifact
 from prefloop.artifacts.workspace import Workspace
 from prefloop.errors import InputError
 from prefloop.models.device import pick_device, pick_dtype
@@ -43,9 +43,9 @@ def model_at(ref: str, kind: str, place: Workspace | None) -> str:
 
 
 def kind_of(ref: str, place: Workspace | None) -> str | None:
-    """The kind of the artifact that `ref` names as in `find_artifact`, or None when it names none."""
+    """The kind of the artifact that `ref` names, or None when it names none."""
     try:
-        return find_artifact(place.artifacts if place is not None else None, ref).kind
+        return named_artifact(place.artifacts if place is not None else None, ref).kind
     except InputError:
         return None
 
