@@ -99,7 +99,10 @@ def evaluate(
     if own is not None or samples is not None:
         raise InputError("own and samples are looked at through a reward model; give comparisons to test it on, too")
     if against is None:
-        raise InputError("evaluate needs comparisons (--comparisons, of a reward model) or another policy (--against)")
+        raise InputError(
+            f"{model} names no reward model of this workspace: give --comparisons FILE to test one from elsewhere, "
+            "or --against POLICY to measure a policy"
+        )
     asked = asked_prompts(prompts, seed, place)[:limit]
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     policies = [Policy(model_at(ref, "policy", place), device=device, dtype=dtype, log=say) for ref in (model, against)]
