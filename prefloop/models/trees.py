@@ -8,7 +8,6 @@ every hidden state is the one that the text has alone, whatever the position sch
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -21,15 +20,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from prefloop.models.attention import Plan, Stretch
 from prefloop.models.load import base_of
 from prefloop.models.template import Encoded
 
 ATTENTION = "prefloop_trees"
 """The name of our attention in the transformers library's table of them."""
-BLOCK, HALF_BLOCK = 128, 512
-"""Tokens of one text that look back at once: with fewer, less is computed that none may see (measured on a processor,
-in float32: 64 to 128 take three quarters of the time that all at once take). Numbers of half the size are multiplied
-so fast that many small products cost more than they spare: 512 took a twelfth less time than 128."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ class Forest:
     """Of each text: where its trunk stands, how long that is, where its branch stands."""
     windows: set[int | None] = field(default_factory=set)
     """The sliding windows that the layers told their attention of; filled by a forward pass."""
-    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
-    """What `_hidden` gave: every layer needs the same."""
+    plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict)
+    """How its attention is put together: layers that are alike need the same."""
 
     @classmethod
     def plant(cls, texts: Sequence[Encoded]) -> Forest:
@@ -77,6 +73,19 @@ class Forest:
         """Where tokens start <= t < end of a text stand in the row."""
         root, shared, branch = self.places[text]
         return [root + t if t < shared else branch + t - shared for t in range(start, end)]
+
+    def stretches(self) -> list[Stretch]:
+        """Each trunk, which sees itself, and each branch, which sees its trunk before."""
+        found, at = [], 0
+        for tree in self.trees:
+            trunk = range(at, at + tree.trunk)
+            found.append(Stretch(trunk, (trunk,)))
+            at = trunk.stop
+            for length in tree.branches:
+                branch = range(at, at + length)
+                found.append(Stretch(branch, (trunk, branch)))
+                at = branch.stop
+        return found
 
     def last(self) -> Int[Tensor, "n"]:
         """Where each text's last token stands."""
@@ -283,58 +292,10 @@ def attend(
     forest = _growing.get()
     forest.windows.add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    sizes = [n for tree in forest.trees for n in (tree.trunk, *tree.branches)]
-    # split, not slices: the gradient of a slice is a tensor of the whole row's size.
-    parts = zip(*(x[0].split(sizes, dim=1) for x in (query, key, value)), strict=True)
-    several = BLOCK if query.dtype == torch.float32 else HALF_BLOCK
-    seen: list[Tensor] = []
-    for tree in forest.trees:
-        _, trunk_k, trunk_v = trunk = next(parts)
-        for i, (q, k, v) in enumerate([trunk, *itertools.islice(parts, len(tree.branches))]):
-            if q.shape[1] == 0:
-                continue
-            if i > 0:
-                k, v = torch.cat([trunk_k, k], 1), torch.cat([trunk_v, v], 1)
-            end = k.shape[1] - q.shape[1]
-            for block in q.split(several, dim=1):
-                start = 0 if sliding_window is None else max(0, end + 1 - sliding_window)
-                end += block.shape[1]
-                shape = (block.shape[1], end - start, sliding_window)
-                if shape not in forest.masks:
-                    forest.masks[shape] = _hidden(*shape, q.dtype, q.device)
-                looks = _causal(block, k[:, start:end], v[:, start:end], forest.masks[shape], scale, dropout, softcap)
-                seen.append(looks.transpose(0, 1))
-    return torch.cat(seen)[None], None
-
-
-def _causal(
-    query: Float[Tensor, "H C D"],
-    key: Float[Tensor, "H L D"],
-    value: Float[Tensor, "H L D"],
-    hidden: Float[Tensor, "C L"],
-    scale: float,
-    dropout: float,
-    softcap: float | None,
-) -> Float[Tensor, "H C D"]:
-    """The last C of L tokens look back."""
-    if softcap is None:
-        scores = torch.baddbmm(hidden, query, key.transpose(1, 2), alpha=scale)
-    else:
-        scores = hidden + softcap * torch.tanh(query @ key.transpose(1, 2) * (scale / softcap))
-    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
-    return torch.nn.functional.dropout(weights, dropout) @ value
-
-
-def _hidden(
-    queries: int, keys: int, window: int | None, dtype: torch.dtype, device: torch.device
-) -> Float[Tensor, "C L"]:
-    """0 where the last `queries` of `keys` tokens may look (themselves, and `window` - 1 before), -inf elsewhere."""
-    ahead = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
-    unseen = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
-    return torch.zeros(queries, keys, dtype=dtype, device=device).masked_fill(unseen, -torch.inf)
+    alike = (sliding_window, query.shape[1], key.shape[1], query.dtype, query.device)
+    if alike not in forest.plans:
+        forest.plans[alike] = Plan.of(forest.stretches(), sliding_window, query[0], key[0])
+    return forest.plans[alike].attend(query[0], key[0], value[0], scale, dropout, softcap)[None], None
 
 
 AttentionInterface.register(ATTENTION, attend)

@@ -32,7 +32,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from prefloop.models import trees
+from prefloop.models import attention
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.template import Encoded
 from prefloop.models.trees import Forest, Tree, Trunk, tokens_of
@@ -152,7 +152,9 @@ def test_the_row_of_a_forest() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_gradients_are_those_of_texts_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "BLOCK", 3)  # every text is longer, as long texts are longer than 128
+    monkeypatch.setattr(
+        attention, "WHOLE", attention.Packing(3, 1, 1.3)
+    )  # every text is longer, as long texts are longer than 128
     model = seeded(MODELS[name])
     model.set_attn_implementation("eager")
     weights = torch.randn(sum(one.completion_length for one in TEXTS), generator=torch.Generator().manual_seed(1))

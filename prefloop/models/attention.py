@@ -1,0 +1,226 @@
+"""Causal attention of many stretches of one row at once, each of which sees rows of its own.
+
+One product for each stretch would be thousands of small ones, and one product for all would compute mostly what nobody
+may see. Stretches of like length are therefore padded on the left to one size and multiplied together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+UNSEEN = -30_000.0
+"""Instead of -inf, which float16 has no room for near: a padded row sees nothing, and must not become NaN."""
+MOST_SCORES = 1 << 21
+"""Scores of one product, over all heads: more would leave the processor's cache, and take memory at once."""
+
+
+class Packing(NamedTuple):
+    """How generously stretches are put together: measured on a processor, see docs/batches.md."""
+
+    block: int
+    """Rows of one stretch that look back at once: fewer compute less that none may see, in more products."""
+    step: int
+    """Padded lengths are multiples of it."""
+    waste: float
+    """Most padded scores for each that somebody may see or that the causal mask hides."""
+
+
+WHOLE, HALF = Packing(128, 1, 1.3), Packing(512, 16, 1.5)
+"""For float32, and for numbers of half its size: those are multiplied so fast that many small products cost more than
+they spare."""
+
+
+class Stretch(NamedTuple):
+    """Rows that follow each other, and the ranges of rows that they see, of which they are themselves the end."""
+
+    rows: range
+    seen: tuple[range, ...]
+
+    @property
+    def reach(self) -> int:
+        """How many rows its last row sees."""
+        return sum(map(len, self.seen))
+
+
+def blocks(stretch: Stretch, size: int, window: int | None) -> Iterator[Stretch]:
+    """The stretch in parts of at most `size` rows, each without what lies behind it or before the window of all."""
+    before = stretch.reach - len(stretch.rows)
+    for start in range(0, len(stretch.rows), size):
+        rows = stretch.rows[start : start + size]
+        first = 0 if window is None else max(0, before + start + 1 - window)
+        end, at, seen = before + start + len(rows), 0, []
+        for span in stretch.seen:
+            seen.append(span[max(0, first - at) : max(0, end - at)])
+            at += len(span)
+        yield Stretch(rows, tuple(seen))
+
+
+class _Add(torch.autograd.Function):
+    """A sparse matrix of ones times rows. Its gradient is the transposed one's, as often as it is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, bags: Bags) -> Tensor:
+        ctx.bags = bags
+        added: Tensor = torch.nn.functional.embedding_bag(
+            bags.indices, rows, bags.offsets, mode="sum", include_last_offset=True
+        )
+        return added
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return ctx.bags.transposed.add(gradient.contiguous()), None
+
+
+@dataclass
+class Bags:
+    """Which rows of one matrix are added up to each row of another: a sparse matrix of ones, row by row."""
+
+    indices: Int[Tensor, "n"]
+    offsets: Int[Tensor, "rows+1"]
+    columns: int
+
+    @classmethod
+    def of(cls, places: Int[Tensor, "rows"], columns: int) -> Bags:
+        """Row i is row places[i], or zero where that is negative."""
+        real = places >= 0
+        return cls(places[real], torch.nn.functional.pad(real.cumsum(0), (1, 0)), columns)
+
+    @cached_property
+    def transposed(self) -> Bags:
+        rows = torch.repeat_interleave(self.offsets.diff())
+        counts = torch.bincount(self.indices, minlength=self.columns)
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        return Bags(rows[self.indices.argsort(stable=True)], offsets, len(self.offsets) - 1)
+
+    def to(self, device: torch.device) -> Bags:
+        return Bags(self.indices.to(device), self.offsets.to(device), self.columns)
+
+    def add(self, rows: Float[Tensor, "columns D"]) -> Float[Tensor, "rows D"]:
+        added: Tensor = _Add.apply(rows, self)  # type: ignore[no-untyped-call]
+        return added
+
+
+class Group(NamedTuple):
+    """Stretches that are multiplied together."""
+
+    stretches: int
+    rows: int
+    reach: int
+    mask: Float[Tensor, "n q k"]
+
+
+@dataclass
+class Plan:
+    """Which stretches are multiplied together, and where their rows stand in the matrices of all heads."""
+
+    groups: list[Group]
+    queries: Bags
+    keys: Bags
+    found: Bags
+    """Back from the groups to the rows."""
+
+    @classmethod
+    def of(
+        cls,
+        stretches: Sequence[Stretch],
+        window: int | None,
+        query: Float[Tensor, "H N D"],
+        key: Float[Tensor, "G N D"],
+    ) -> Plan:
+        """For the rows N of these tensors, whose number of heads, type and device count and whose numbers do not.
+
+        Raises ValueError where G does not divide H.
+        """
+        heads, shared, total = query.shape[0], key.shape[0], query.shape[1]
+        if heads % shared:
+            raise ValueError(f"{heads} heads of queries cannot share {shared} heads of keys")
+        packing = WHOLE if query.element_size() >= 4 else HALF
+        parts = [part for each in stretches if each.rows for part in blocks(each, packing.block, window)]
+        parts.sort(key=lambda part: (part.reach, len(part.rows)))
+        groups, queries, keys = [], [], []
+        head = torch.arange(heads)[:, None, None]
+        for group in _together(parts, packing, heads):
+            rows = _padded([[part.rows] for part in group], packing.step)
+            seen = _padded([part.seen for part in group], packing.step)
+            groups.append(Group(len(rows), rows.shape[1], seen.shape[1], _mask(rows, seen, window).to(query)))
+            # Row t of head h is row t * heads + h where a tensor of shape (N, heads, D) is read as a matrix.
+            queries.append(torch.where(rows < 0, -1, rows * heads + head).flatten())
+            keys.append(torch.where(seen < 0, -1, seen * shared + head // (heads // shared)).flatten())
+        asked, looked = Bags.of(torch.cat(queries), total * heads), Bags.of(torch.cat(keys), total * shared)
+        return cls(groups, *(bags.to(query.device) for bags in (asked, looked, asked.transposed)))
+
+    def attend(
+        self,
+        query: Float[Tensor, "H N D"],
+        key: Float[Tensor, "G N D"],
+        value: Float[Tensor, "G N D"],
+        scale: float,
+        dropout: float = 0.0,
+        softcap: float | None = None,
+    ) -> Float[Tensor, "N H D"]:
+        """Every row's mean of the values that it sees, weighted by the softmax of scale times query times key."""
+        heads, total, size = query.shape
+        queries = self.queries.add(_matrix(query))
+        keys, values = (self.keys.add(_matrix(x)) for x in (key, value))
+        asked = [heads * g.stretches * g.rows for g in self.groups]
+        seen = [heads * g.stretches * g.reach for g in self.groups]
+        found = []
+        for group, q, k, v in zip(self.groups, queries.split(asked), keys.split(seen), values.split(seen), strict=True):
+            n, rows, reach, mask = group
+            q, k, v = (x.view(heads * n, -1, size) for x in (q, k, v))
+            scores = torch.bmm(q, k.transpose(1, 2)).view(heads, n, rows, reach)
+            if softcap is None:
+                scores = torch.add(mask, scores, alpha=scale)
+            else:
+                scores = mask + softcap * torch.tanh(scores * (scale / softcap))
+            weights = torch.softmax(scores, -1)
+            if dropout:
+                weights = torch.nn.functional.dropout(weights, dropout)
+            found.append(torch.bmm(weights.view(heads * n, rows, reach), v).view(-1, size))
+        return self.found.add(torch.cat(found)).view(total, heads, size)
+
+
+def _matrix(x: Float[Tensor, "H N D"]) -> Float[Tensor, "N*H D"]:
+    """Without a copy where each row's heads stand together, as projections leave them."""
+    return x.transpose(0, 1).reshape(-1, x.shape[-1])
+
+
+def _together(parts: Sequence[Stretch], packing: Packing, heads: int) -> Iterator[list[Stretch]]:
+    """Neighbours of like size, until padding would cost too much."""
+    group: list[Stretch] = []
+    rows = reach = wanted = 0
+    for part in parts:
+        own = len(part.rows) * part.reach
+        wider = math.ceil(max(rows, len(part.rows)) / packing.step) * packing.step
+        longer = math.ceil(max(reach, part.reach) / packing.step) * packing.step
+        padded = (len(group) + 1) * wider * longer
+        if group and (padded > packing.waste * (wanted + own) or heads * padded > MOST_SCORES):
+            yield group
+            group, wider, longer, wanted = [], len(part.rows), part.reach, 0
+        group.append(part)
+        rows, reach, wanted = wider, longer, wanted + own
+    if group:
+        yield group
+
+
+def _padded(spans: Sequence[Sequence[range]], step: int) -> Int[Tensor, "n width"]:
+    """The numbers of each, one after another, behind as many -1 as make all as long as the longest."""
+    lists = [[i for span in several for i in span] for several in spans]
+    width = math.ceil(max(map(len, lists)) / step) * step
+    return torch.tensor([[-1] * (width - len(one)) + one for one in lists])
+
+
+def _mask(rows: Int[Tensor, "n q"], seen: Int[Tensor, "n k"], window: int | None) -> Float[Tensor, "n q k"]:
+    """0 where a row may look (at itself, and `window` - 1 rows before), UNSEEN elsewhere. All end together."""
+    queries, keys = rows.shape[1], seen.shape[1]
+    ahead = torch.arange(keys) - torch.arange(keys - queries, keys)[:, None]
+    hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+    return torch.zeros(()).masked_fill(hidden | (seen < 0)[:, None], UNSEEN)

@@ -1,0 +1,130 @@
+"""Attention of stretches put together, against one dense product: values, first and second derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from prefloop.models import attention
+from prefloop.models.attention import Bags, Packing, Plan, Stretch, blocks
+
+STRETCHES = [
+    Stretch(range(5), (range(5),)),
+    Stretch(range(5, 8), (range(5), range(5, 8))),
+    Stretch(range(8, 8), (range(5), range(8, 8))),  # a text that is all beginning
+    Stretch(range(8, 19), (range(5), range(8, 19))),
+    Stretch(range(19, 20), (range(19, 20),)),
+    Stretch(range(20, 22), (range(19, 20), range(20, 22))),
+]
+ROWS, HEADS, SHARED, SIZE = 22, 4, 2, 8
+
+
+def numbers(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    made = [torch.randn(n, ROWS, SIZE, generator=draw, dtype=torch.float64) for n in (HEADS, SHARED, SHARED)]
+    return [x.to(dtype).requires_grad_() for x in made]
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap: float | None) -> Tensor:
+    """Every row against every other, with a mask that says who sees whom."""
+    visible = torch.zeros(ROWS, ROWS, dtype=torch.bool)
+    for rows, seen in STRETCHES:
+        order = [i for span in seen for i in span]
+        for i in rows:
+            upto = order.index(i) + 1
+            visible[i, order[0 if window is None else max(0, upto - window) : upto]] = True
+    key, value = (x.repeat_interleave(HEADS // SHARED, 0) for x in (key, value))
+    scores = query @ key.transpose(1, 2) * 0.3
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+    return (weights @ value).transpose(0, 1)
+
+
+@pytest.mark.parametrize("packing", [Packing(128, 1, 1.3), Packing(4, 16, 5.0), Packing(3, 1, 1.0)])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_values_and_gradients_are_those_of_one_dense_product(
+    packing: Packing, window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "WHOLE", packing)
+    given, same = numbers(), numbers()
+    plan = Plan.of(STRETCHES, window, given[0], given[1])
+    found, expected = plan.attend(*given, 0.3, softcap=softcap), dense(*same, window, softcap)
+    torch.testing.assert_close(found, expected)
+    found.pow(3).sum().backward()
+    expected.pow(3).sum().backward()
+    for ours, theirs in zip(given, same, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_second_derivatives_are_those_of_one_dense_product() -> None:
+    """Trust regions multiply with a Hessian."""
+    products = []
+    for attend in (lambda *given: Plan.of(STRETCHES, None, *given[:2]).attend(*given, 0.3), dense_whole):
+        given = numbers()
+        slopes = torch.autograd.grad(attend(*given).pow(3).sum(), given, create_graph=True)
+        products.append(torch.autograd.grad(sum(slope.pow(2).sum() for slope in slopes), given))
+    for ours, theirs in zip(*products, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def dense_whole(*given: Tensor) -> Tensor:
+    return dense(*given, None, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_smaller_numbers_are_near_and_none_is_missing(dtype: torch.dtype) -> None:
+    """Also where padded rows see nothing at all, which -inf would make NaN."""
+    given, exact = numbers(dtype), numbers()
+    found = Plan.of(STRETCHES, None, given[0], given[1]).attend(*given, 0.3)
+    expected = dense_whole(*exact)
+    found.float().pow(2).sum().backward()
+    expected.pow(2).sum().backward()
+    near = 8 * torch.finfo(dtype).eps
+    assert (found - expected).abs().max() <= near * expected.abs().max()
+    for ours, theirs in zip(given, exact, strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert (ours.grad - theirs.grad).abs().max() <= near * theirs.grad.abs().max()
+
+
+def test_products_stay_within_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded scores for each wanted one, and scores of one product."""
+    query, key, _ = numbers()
+    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 1.2))
+    plan = Plan.of(STRETCHES, None, query, key)
+    wanted = sum(len(s.rows) * s.reach for s in STRETCHES)
+    assert wanted <= sum(g.mask.numel() for g in plan.groups) <= 1.2 * wanted
+    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 100.0))
+    assert len(Plan.of(STRETCHES, None, query, key).groups) == 1
+    monkeypatch.setattr(attention, "MOST_SCORES", 200 * HEADS)
+    groups = Plan.of(STRETCHES, None, query, key).groups
+    assert sum(g.stretches for g in groups) == 5  # none is lost
+    assert all(g.mask.numel() <= 200 or g.stretches == 1 for g in groups)
+
+
+def test_blocks_see_what_lies_before_them_within_the_window() -> None:
+    whole = Stretch(range(10, 15), (range(4), range(10, 15)))
+    assert list(blocks(whole, 2, None)) == [
+        Stretch(range(10, 12), (range(4), range(10, 12))),
+        Stretch(range(12, 14), (range(4), range(10, 14))),
+        Stretch(range(14, 15), (range(4), range(10, 15))),
+    ]
+    assert list(blocks(whole, 3, 2)) == [
+        Stretch(range(10, 13), (range(3, 4), range(10, 13))),
+        Stretch(range(13, 15), (range(4, 4), range(12, 15))),
+    ]
+
+
+def test_bags_add_rows_and_their_transposed_sends_them_back() -> None:
+    bags = Bags.of(torch.tensor([2, -1, 0, 2]), columns=3)
+    rows = torch.tensor([[1.0], [10.0], [100.0]])
+    assert bags.add(rows).flatten().tolist() == [100.0, 0.0, 1.0, 100.0]
+    assert bags.transposed.add(torch.tensor([[1.0], [2.0], [4.0], [8.0]])).flatten().tolist() == [4.0, 0.0, 9.0]
+
+
+def test_heads_that_cannot_share_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 heads of queries cannot share 2"):
+        Plan.of(STRETCHES, None, torch.zeros(3, ROWS, SIZE), torch.zeros(2, ROWS, SIZE))
