@@ -57,7 +57,7 @@ BEST_OF = (2, 4, 8, 16)
 ONLINE: dict[str, list[dict[str, Any]]] = {
     "ppo": [{"beta": beta, "rollout_epochs": 2, "minibatches": 2} for beta in (0.1, 0.3, 1.0)],
     "a2c": [{"beta": 0.1, "minibatches": 2}],
-    "trpo": [{"beta": 0.1, "max_kl": 0.01}],
+    "trpo": [{"beta": 0.1, "max_kl": 0.01, "fisher_share": 0.1}],
     "nlpo": [{"beta": 0.1, "rollout_epochs": 2, "minibatches": 2}],
     "rloo": [{"beta": 0.1, "group_size": 8, "minibatches": 2}],
     "grpo": [{"beta": 0.1, "group_size": 8, "minibatches": 2}],

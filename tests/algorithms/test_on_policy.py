@@ -312,6 +312,29 @@ def test_trpos_direction_is_the_natural_gradient(made: Made) -> None:
     torch.testing.assert_close(found, fisher @ vector, atol=1e-5, rtol=1e-3)
 
 
+def test_trpos_fisher_matrix_may_be_of_some_completions(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second one here. The step keeps to its bound on all four."""
+    algorithm = made("trpo", max_kl=0.01, cg_steps=10, fisher_share=0.5)
+    rollout = rollout_of(algorithm, (3.0, 1.0, 0.0, 4.0))
+    old = algorithm.roles.distributions(rollout).detach()
+    seen, usual = [], algorithm._hessian_product
+
+    def watched(some: Rollout, before: list[Tensor], vector: Tensor, count: float) -> Tensor:
+        seen.append((some.ids.tolist(), count))
+        return usual(some, before, vector, count)
+
+    monkeypatch.setattr(algorithm, "_hessian_product", watched)
+    parameters = [p for model in algorithm.roles.trained for p in model.parameters()]
+    logged = algorithm.step(rollout, Optimizer(parameters, Schedule(1e-3, 10, 0, "constant")))
+    half = rollout.rows([0, 2])
+    assert len(seen) == 11
+    assert all(found == (half.ids.tolist(), float(half.valid.sum())) for found in seen)
+    new = algorithm.roles.distributions(rollout).detach()
+    assert logged["policy/accepted"].item() == 1.0
+    assert logged["policy/kl"].item() == pytest.approx((old.exp() * (old - new)).sum(-1).mean().item(), abs=1e-6)
+    assert logged["policy/kl"].item() <= 0.01
+
+
 def test_trpo_stays_where_it_is_when_nothing_will_do(made: Made) -> None:
     """Without advantages there is nothing to gain: the policy is the same to the bit."""
     algorithm = made("trpo", critic_steps=0)
