@@ -18,6 +18,9 @@ from prefloop.models.device import widest
 BLOCK = 64
 """Entries of the vocabulary whose probabilities are first summed, then, in the chosen block, looked at one by one."""
 
+FIRST = 256
+"""Tokens of a row among which those of `top_p` are looked for first; eight times as many where they do not reach it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -132,8 +135,17 @@ def allowed(p: Float[Tensor, "S V"], sampling: Sampling) -> Bool[Tensor, "S V"]:
 
 
 def nucleus(p: Float[Tensor, "S V"], top_p: float) -> Bool[Tensor, "S V"]:
-    """True for the likeliest tokens of each row that together reach `top_p`; at least one."""
-    sorted_p, index = p.sort(-1, descending=True)
-    kept = sorted_p.cumsum(-1) - sorted_p < top_p
-    result: Tensor = torch.zeros_like(kept).scatter(1, index, kept)
+    """True for the likeliest tokens of each row that together reach `top_p`; at least one.
+
+    No more are put in order than it takes: all of a vocabulary cost more than a small model's forward pass.
+    """
+    result = torch.zeros_like(p, dtype=torch.bool)
+    rows, looked = torch.arange(len(p), device=p.device), FIRST
+    while len(rows):
+        looked = min(looked, p.shape[1])
+        values, index = p[rows].topk(looked, -1)
+        upto = values.cumsum(-1)
+        result[rows] = result[rows].scatter(1, index, upto - values < top_p)
+        rows = rows[upto[:, -1] < top_p] if looked < p.shape[1] else rows[:0]
+        looked *= 8
     return result

@@ -150,6 +150,18 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p(top_p: float, kept: list
     assert nucleus(torch.tensor([[0.25, 0.5, 0.0625, 0.1875]]), top_p).tolist() == [kept]
 
 
+def test_a_nucleus_of_a_large_vocabulary_is_that_of_all_tokens_in_order() -> None:
+    """Rows from peaked (a few tokens suffice) to flat (thousands are needed), in one batch."""
+    sharpness = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.1])[:, None]
+    p = (sharpness * torch.randn(5, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.double)).softmax(-1)
+    for top_p in (0.3, 0.9, 0.999):
+        ordered, index = p.sort(-1, descending=True)
+        expected = torch.zeros_like(p, dtype=torch.bool).scatter(1, index, ordered.cumsum(-1) - ordered < top_p)
+        assert torch.equal(nucleus(p, top_p), expected)
+    assert nucleus(p, 0.9).sum(-1).tolist() == sorted(nucleus(p, 0.9).sum(-1).tolist())
+    assert nucleus(p, 0.9)[0].sum() < 256 < 2048 < nucleus(p, 0.9)[4].sum()
+
+
 def test_what_remains_of_a_nucleus_is_drawn_in_proportion() -> None:
     """Of 1/4, 1/2, 1/16, 3/16 top-p 0.6 leaves two: two thirds to one third."""
     logits = torch.tensor([[0.25, 0.5, 0.0625, 0.1875]]).log().expand(300, 4)
