@@ -176,12 +176,11 @@ class Plan:
         for group, q, k, v in zip(self.groups, queries.split(asked), keys.split(seen), values.split(seen), strict=True):
             n, rows, reach, mask = group
             q, k, v = (x.view(heads * n, -1, size) for x in (q, k, v))
-            scores = torch.bmm(q, k.transpose(1, 2)).view(heads, n, rows, reach)
-            if softcap is None:
-                scores = torch.add(mask, scores, alpha=scale)
-            else:
-                scores = mask + softcap * torch.tanh(scores * (scale / softcap))
-            weights = torch.softmax(scores, -1)
+            # Scaled before it is rounded: unscaled, float16 would overflow.
+            scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            weights = torch.softmax(scores.view(heads, n, rows, reach).add_(mask), -1)
             if dropout:
                 weights = torch.nn.functional.dropout(weights, dropout)
             found.append(torch.bmm(weights.view(heads * n, rows, reach), v).view(-1, size))

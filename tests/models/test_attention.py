@@ -90,6 +90,14 @@ def test_smaller_numbers_are_near_and_none_is_missing(dtype: torch.dtype) -> Non
         assert (ours.grad - theirs.grad).abs().max() <= near * theirs.grad.abs().max()
 
 
+def test_products_that_float16_has_no_room_for_are_scaled_first() -> None:
+    query, key, value = (x.detach() for x in numbers(torch.float16))
+    found = Plan.of(STRETCHES, None, query, key).attend(100 * query, 200 * key, value, 1e-4)
+    expected = Plan.of(STRETCHES, None, query, key).attend(query, key, value, 2.0)
+    assert (100 * query.double() @ (200 * key.double()).repeat_interleave(2, 0).mT).abs().max() > 65504
+    assert (found - expected).abs().max() <= 8 * torch.finfo(torch.float16).eps * expected.abs().max()
+
+
 def test_products_stay_within_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Padded scores for each wanted one, and scores of one product."""
     query, key, _ = numbers()
