@@ -18,7 +18,7 @@ from transformers import Cache
 
 from prefloop.generation.packed import attention_by
 from prefloop.generation.prefill import prefill
-from prefloop.generation.slots import STEP
+from prefloop.generation.slots import STEP, read_whole
 
 Prompts = Sequence[Sequence[int]]
 PADDING = 128
@@ -186,8 +186,9 @@ class Cohort:
         count, groups, size = len(query), key.shape[1], query.shape[-1]
         self.keys[layer][:, :, self.written] = key[:, :, 0]
         self.values[layer][:, :, self.written] = value[:, :, 0]
-        keys = self.keys[layer][:, :, : self.written + 1]
-        values = self.values[layer][:, :, : self.written + 1]
+        keys, values, upto = self.keys[layer], self.values[layer], self.written + 1
+        if not read_whole(keys):
+            keys, values = keys[:, :, :upto], values[:, :, :upto]
         rows = query.reshape(count, groups, -1, size) * scale
         seen = self._each(self._by_prompt(rows) @ self.prompt_keys[layer].transpose(2, 3))
         own = rows @ keys.transpose(2, 3)
@@ -197,6 +198,7 @@ class Cohort:
         span = seen.shape[-1]
         if self.hidden is not None:
             scores[..., :span].masked_fill_(self.hidden, torch.finfo(scores.dtype).min)
+        scores[..., span + upto :] = torch.finfo(scores.dtype).min
         weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
         found = weights[..., span:] @ values
         found += self._each(self._by_prompt(weights[..., :span]) @ self.prompt_values[layer])

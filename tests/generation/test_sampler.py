@@ -26,6 +26,7 @@ from transformers import (
 from prefloop.errors import InputError
 from prefloop.generation.cohorts import Cohorts
 from prefloop.generation.sampler import Sample, Sampler, Sampling, _portions
+from prefloop.generation.slots import read_whole
 from prefloop.generation.steps import Decoding
 from prefloop.models.load import load_policy
 from prefloop.models.template import Template
@@ -132,6 +133,29 @@ def test_log_probabilities_are_those_of_a_fresh_pass(
             lengths.add(len(sample.ids))
             assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, temperature), abs=1e-4)
     assert top_p < 1 or len(lengths) > 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("each", [3, 7])
+def test_a_cache_that_is_read_whole_hides_what_is_empty(
+    name: str, each: int, template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is in 16 bits: columns that no slot has filled, or a sequence before, are read and count for nothing."""
+    for module in ("slots", "cohorts"):
+        monkeypatch.setattr(f"prefloop.generation.{module}.read_whole", lambda held: True)
+        monkeypatch.setattr(f"prefloop.generation.{module}.STEP", 4)
+    model = made(name)
+    groups = Sampler(model, template, slots=each)(PROMPTS, each, Sampling(max_new_tokens=14), stream())
+    assert len({len(sample.ids) for group in groups for sample in group}) > 2
+    for prompt, group in zip(PROMPTS, groups, strict=True):
+        for sample in group:
+            assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, 1.0), abs=1e-4)
+
+
+def test_only_16_bits_on_a_processor_are_read_whole() -> None:
+    assert read_whole(torch.zeros(1, dtype=torch.bfloat16))
+    assert not read_whole(torch.zeros(1))
+    assert not read_whole(torch.zeros(1, dtype=torch.bfloat16, device="meta"))
 
 
 def test_float32_log_probabilities_are_exact_to_1e_5(template: Template) -> None:
