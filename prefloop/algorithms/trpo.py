@@ -93,9 +93,11 @@ class TRPO:
             old = [self.roles.distributions(part) for part in self._parts(rollout)]
         slope = self._summed(rollout, lambda part, _: self._surrogate(part) / count, old)
 
-        some = rollout.rows(_spread(len(rollout), c.fisher_share))
-        with torch.no_grad():
-            theirs = [self.roles.distributions(part) for part in self._parts(some)]
+        some, theirs = rollout, old
+        if c.fisher_share < 1:  # whole distributions are large: only of some completions are they there twice
+            some = rollout.rows(_spread(len(rollout), c.fisher_share))
+            with torch.no_grad():
+                theirs = [self.roles.distributions(part) for part in self._parts(some)]
 
         def fisher(vector: Tensor) -> Tensor:
             """(F + damping) v: the Hessian of the mean KL at the old policy times v."""

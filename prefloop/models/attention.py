@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 UNSEEN = -30_000.0
-"""Instead of -inf, which float16 has no room for near: a padded row sees nothing, and must not become NaN."""
+"""What hides a score. With -inf a padded row, which sees nothing, would become NaN; float16 ends at -65,504."""
 MOST_SCORES = 1 << 21
 """Scores of one product, over all heads: more would leave the processor's cache, and take memory at once."""
 
@@ -95,6 +95,7 @@ class Bags:
 
     @cached_property
     def transposed(self) -> Bags:
+        """Which rows of the other matrix each row of the one was added to: a sort, made when it is asked for."""
         rows = torch.repeat_interleave(self.offsets.diff())
         counts = torch.bincount(self.indices, minlength=self.columns)
         offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
@@ -104,6 +105,7 @@ class Bags:
         return Bags(self.indices.to(device), self.offsets.to(device), self.columns)
 
     def add(self, rows: Float[Tensor, "columns D"]) -> Float[Tensor, "rows D"]:
+        """The sums; rows that nothing is added up to are zero."""
         added: Tensor = _Add.apply(rows, self)  # type: ignore[no-untyped-call]
         return added
 
