@@ -232,7 +232,8 @@ class _Pool:
         for slot, request in zip(free, requests, strict=False):
             places.setdefault(tuple(request.ids), []).append((slot, request))
             self.holds[slot] = request
-        for prompts in _portions(sorted(places, key=len), self.steps.padding):
+        # The longest first: the cache is made wider once, and running out of memory shows at once.
+        for prompts in reversed(list(_portions(sorted(places, key=len), self.steps.padding))):
             self._prefill(prompts, [(row, *place) for row, p in enumerate(prompts) for place in places[p]])
 
     def _prefill(self, prompts: list[tuple[int, ...]], places: list[tuple[int, int, Request]]) -> None:

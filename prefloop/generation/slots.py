@@ -92,9 +92,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         if not self.keys or columns <= self.columns:
             return
         more = self._rounded(max(columns, int(self.columns * GROWTH))) - self.columns
-        for store in (self.keys, self.values):
-            for layer, held in enumerate(store):
-                store[layer] = torch.nn.functional.pad(held, (0, 0, 0, more))
+        # In the order in which they were made: what is given back then lies together, and later ones fit into it.
+        for layer in range(len(self.keys)):
+            for store in (self.keys, self.values):
+                store[layer] = torch.nn.functional.pad(store[layer], (0, 0, 0, more))
 
 
 def read_whole(held: Tensor) -> bool:
