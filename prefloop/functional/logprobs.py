@@ -28,6 +28,10 @@ def token_collision(logits: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
 
 CHUNK = 1 << 24
 """Logits that are held at once, in numbers (64 MiB of float32)."""
+CACHED = 1 << 21
+"""As many on a processor: what does not stay in its cache is read from memory again by every step of a softmax."""
+LEAST = 128
+"""But those of so many tokens at least: a product of fewer rows reads the whole head for little."""
 
 
 def head_logprobs(
@@ -39,11 +43,30 @@ def head_logprobs(
 ) -> Float[Tensor, "n"]:
     """log softmax((W h + b) / temperature)[token] in nats, float32, without the n x V logits in memory.
 
-    Logits are made `CHUNK` numbers at a time, and again for the gradient, unless all of them are one chunk: then they
-    are kept.
+    Logits are made for some tokens at a time (`CHUNK`, `CACHED`), and again for the gradient, unless those are all of
+    them: then they are kept.
     """
     result: Tensor = _HeadLogprobs.apply(hidden, weight, bias, tokens, temperature)  # type: ignore[no-untyped-call]
     return result
+
+
+@torch.no_grad()
+def head_logprobs_and_entropy(
+    hidden: Float[Tensor, "n d"],
+    weight: Float[Tensor, "V d"],
+    bias: Float[Tensor, "V"] | None,
+    tokens: Int[Tensor, "n"],
+    temperature: float = 1.0,
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """What `head_logprobs` says, without a gradient, and the entropy of each softmax, in nats."""
+    logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    entropy = torch.empty_like(logprobs)
+    for part in _parts(len(hidden), _rows(weight)):
+        logits = _scaled_logits(hidden[part], weight, bias, temperature)
+        logits -= logits.logsumexp(-1, keepdim=True)
+        logprobs[part] = logits.gather(-1, tokens[part, None])[:, 0]
+        entropy[part] = -(logits.exp() * logits).sum(-1)
+    return logprobs, entropy
 
 
 class _HeadLogprobs(torch.autograd.Function):
@@ -53,7 +76,7 @@ class _HeadLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
     ) -> Tensor:
-        rows = max(1, CHUNK // len(weight))
+        rows = _rows(weight)
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         normaliser = torch.empty_like(logprobs)
         keep = len(hidden) <= rows and any(ctx.needs_input_grad)
@@ -99,6 +122,13 @@ def _scaled_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperat
     # In float32 before the division, as the sampler does: otherwise the two round differently.
     logits = torch.nn.functional.linear(hidden, weight, bias).float()
     return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _rows(weight: Float[Tensor, "V d"]) -> int:
+    """Tokens whose logits are made at once."""
+    if weight.device.type == "cpu":
+        return max(LEAST, CACHED // len(weight))
+    return max(1, CHUNK // len(weight))
 
 
 def _parts(n: int, rows: int) -> list[slice]:

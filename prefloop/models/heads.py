@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
-from prefloop.functional.logprobs import head_logprobs, token_entropy, token_logprobs
+from prefloop.functional.logprobs import (
+    head_logprobs,
+    head_logprobs_and_entropy,
+    token_entropy,
+    token_logprobs,
+)
 from prefloop.models.encoder_decoder import WritingTrunk, has_encoder, trunk_of
 from prefloop.models.load import BIAS_KEY, base_of
 from prefloop.models.template import Encoded
@@ -54,6 +59,10 @@ class CompletionLogprobs:
         if not entropy and only is None:
             return result.masked_scatter(valid, self.along(forest, temperature)), None
         tokens = torch.tensor(forest.completions(), device=ids.device)
+        if only is None and self.head_is_plain and not torch.is_grad_enabled():
+            hidden = self.trunk(forest)[forest.before().to(tokens.device)]
+            found = head_logprobs_and_entropy(hidden, self.head.weight, self.head.bias, tokens, temperature)
+            return result.masked_scatter(valid, found[0]), result.masked_scatter(valid, found[1])
         logits = self._logits(forest).float() / temperature
         if only is not None:
             # Not -inf: times a probability of 0 it is no number. exp of this is 0 all the same.

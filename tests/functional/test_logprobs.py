@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prefloop.functional import logprobs
-from prefloop.functional.logprobs import head_logprobs, token_entropy, token_logprobs
+from prefloop.functional.logprobs import head_logprobs, head_logprobs_and_entropy, token_entropy, token_logprobs
 
 QUARTERS = torch.tensor([[[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]]).log() + 7.0
 """Logits are free up to a constant."""
@@ -45,14 +45,14 @@ def test_bfloat16_logits_are_summed_in_float32() -> None:
     assert token_entropy(logits).item() == pytest.approx(8.317766, abs=1e-4)
 
 
-@pytest.mark.parametrize("chunk", [1 << 24, 3 * 50, 1])
+@pytest.mark.parametrize("rows", [100, 3, 1])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_the_head_in_chunks_is_the_head_at_once(
-    chunk: int, temperature: float, with_bias: bool, monkeypatch: pytest.MonkeyPatch
+    rows: int, temperature: float, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seven tokens, fifty words: all at once, three at a time, one at a time; values and every gradient."""
-    monkeypatch.setattr(logprobs, "CHUNK", chunk)
+    monkeypatch.setattr(logprobs, "_rows", lambda weight: rows)
     draw = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(7, 4, generator=draw), torch.randn(50, 4, generator=draw)
     bias = torch.randn(50, generator=draw) if with_bias else None
@@ -65,6 +65,9 @@ def test_the_head_in_chunks_is_the_head_at_once(
     before = torch.autograd.grad((expected * slopes).sum(), inputs)
     after = torch.autograd.grad((found * slopes).sum(), inputs)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+    both = head_logprobs_and_entropy(hidden, weight, bias, tokens, temperature)
+    torch.testing.assert_close(both, (expected, token_entropy(logits)), atol=1e-5, rtol=0)
+    assert not both[0].requires_grad
 
 
 def test_only_what_is_trained_gets_a_gradient() -> None:
@@ -76,10 +79,22 @@ def test_only_what_is_trained_gets_a_gradient() -> None:
 
 def test_the_logits_of_a_large_vocabulary_are_never_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward, no more than a chunk of rows goes through the head at a time."""
-    monkeypatch.setattr(logprobs, "CHUNK", 4 * 1000)
+    monkeypatch.setattr(logprobs, "CACHED", 4 * 1000)
+    monkeypatch.setattr(logprobs, "LEAST", 1)
     rows: list[int] = []
     honest = logprobs._scaled_logits
     monkeypatch.setattr(logprobs, "_scaled_logits", lambda h, *rest: (rows.append(len(h)), honest(h, *rest))[1])
     hidden, weight = torch.randn(10, 4, requires_grad=True), torch.randn(1000, 4)
     head_logprobs(hidden, weight, None, torch.arange(10)).sum().backward()
     assert rows == [4, 4, 2, 4, 4, 2]
+    monkeypatch.setattr(logprobs, "LEAST", 6)
+    rows.clear()
+    head_logprobs_and_entropy(hidden, weight, None, torch.arange(10))
+    assert rows == [6, 4]
+
+
+def test_an_accelerator_makes_more_logits_at_once() -> None:
+    assert logprobs._rows(torch.empty(1 << 14, 1)) == 128
+    assert logprobs._rows(torch.empty(1 << 20, 1)) == 128
+    assert logprobs._rows(torch.empty(1 << 14, 1, device="meta")) == 1024
+    assert logprobs._rows(torch.empty(1 << 25, 1, device="meta")) == 1
