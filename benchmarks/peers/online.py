@@ -52,9 +52,10 @@ def written(
     write_model(folder / "reference", seed=1)
     write_model(folder / "reward", seed=2, kind="reward_model")
     write_prompts(folder / "prompts.jsonl", prompts)
-    # As many tokens in each as may be: TRL's PPO puts the score of a shorter one behind its last token.
+    # As many tokens in each as may be: TRL's PPO puts the score of a shorter one behind its last token. PPO's reward is
+    # a model's, which scores a text at its EOS: TRL appends none, so the sides give it as the last of those tokens.
     stream = random.Random(7)
-    given = [words(tokens, stream) for _ in range(prompts * GROUP)]
+    given = [words(tokens - (work == "ppo"), stream) for _ in range(prompts * GROUP)]
     (folder / "given.json").write_text(json.dumps([{"text": text, "reward": score(text)} for text in given]))
     (folder / "trl").mkdir(exist_ok=True)
     return {

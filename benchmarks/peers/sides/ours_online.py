@@ -102,7 +102,8 @@ def _agreement(spec: dict[str, Any], folder: Path) -> dict[str, float]:
     prompts = [json.loads(line)["prompt"] for line in Path(spec["prompts"]).read_text().splitlines()]
     prompts = [prompt for prompt in prompts for _ in range(spec["group"])]
     texts = [one["text"] for one in given]
-    ids = [template.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    end = [template.eos_id] if spec["work"] == "ppo" else []
+    ids = [template.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in texts]
     scores = roles.reward(prompts, texts)
     samples = [Sample(each, [0.0] * len(each)) for each in ids]
     heads = [template.prompt(prompt) for prompt in prompts]

@@ -99,7 +99,8 @@ def _agreement(spec: dict[str, Any]) -> dict[str, float]:
     for i, prompt in enumerate(prompts):
         ids = tuple(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False))
         texts = given[i * spec["group"] : (i + 1) * spec["group"]]
-        answers[ids] = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        end = [tokenizer.eos_token_id]
+        answers[ids] = [tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in texts]
     honest = ppo_trainer.batch_generation
 
     @torch.no_grad()
