@@ -15,12 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefloop.errors import InputError
-from prefloop.functional.logprobs import (
-    head_logprobs,
-    head_logprobs_and_entropy,
-    token_entropy,
-    token_logprobs,
-)
+from prefloop.functional.logprobs import head_logprobs, head_logprobs_and_entropy, token_entropy, token_logprobs
 from prefloop.models.encoder_decoder import WritingTrunk, has_encoder, trunk_of
 from prefloop.models.load import BIAS_KEY, base_of
 from prefloop.models.template import Encoded
@@ -60,7 +55,7 @@ class CompletionLogprobs:
             return result.masked_scatter(valid, self.along(forest, temperature)), None
         tokens = torch.tensor(forest.completions(), device=ids.device)
         if only is None and self.head_is_plain and not torch.is_grad_enabled():
-            hidden = self.trunk(forest)[forest.before().to(tokens.device)]
+            hidden = self._hidden(forest)
             found = head_logprobs_and_entropy(hidden, self.head.weight, self.head.bias, tokens, temperature)
             return result.masked_scatter(valid, found[0]), result.masked_scatter(valid, found[1])
         logits = self._logits(forest).float() / temperature
@@ -94,17 +89,19 @@ class CompletionLogprobs:
         """log pi of each of a forest's completion tokens, text by text, in nats."""
         tokens = torch.tensor(forest.completions(), device=self.full.device)
         if self.head_is_plain:
-            hidden = self.trunk(forest)[forest.before().to(tokens.device)]
-            return head_logprobs(hidden, self.head.weight, self.head.bias, tokens, temperature)
+            return head_logprobs(self._hidden(forest), self.head.weight, self.head.bias, tokens, temperature)
         # In float32 before the division, as the sampler does: otherwise the two round differently.
         return token_logprobs(self._logits(forest).float() / temperature, tokens)
 
+    def _hidden(self, forest: Forest) -> Float[Tensor, "m d"]:
+        """The state that each completion token was predicted from."""
+        return self.trunk(forest)[forest.before().to(self.full.device)]
+
     def _logits(self, forest: Forest) -> Float[Tensor, "m V"]:
-        before = forest.before().to(self.full.device)
         if self.head_is_plain:
-            logits: Tensor = self.head(self.trunk(forest)[before])
+            logits: Tensor = self.head(self._hidden(forest))
             return logits
-        return self.trunk.logits(forest, before)
+        return self.trunk.logits(forest, forest.before().to(self.full.device))
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:

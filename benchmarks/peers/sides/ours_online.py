@@ -36,7 +36,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        found = _agreement(spec, Path(folder) / "agreement")
+        if spec["measure"] == "agreement":
+            return {"agreement": _agreement(spec, Path(folder) / "run")}
         algorithm, run = _built(spec, Path(folder) / "run", reference=spec["model"])
         ends: list[float] = []
         lengths: list[float] = []
@@ -56,7 +57,6 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         "seconds": ends[-1] - ends[0],
         "version": __version__,
         "tokens_per_sample": sum(lengths) / len(lengths),
-        "agreement": found,
     }
 
 

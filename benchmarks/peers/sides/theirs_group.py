@@ -34,7 +34,8 @@ class Clock(TrainerCallback):
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     rows = [json.loads(line) for line in Path(spec["prompts"]).read_text().splitlines()]
     samples = len(rows) * spec["group"]
-    found = _agreement(spec, _trainer(spec, rows, samples)[0], rows)
+    if spec["measure"] == "agreement":
+        return {"agreement": _agreement(spec, _trainer(spec, rows, samples)[0], rows)}
     trainer, clock, made = _trainer(spec, rows, spec["micro"])
     trainer.train()
     return {
@@ -42,7 +43,6 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         "seconds": clock.ends[-1] - clock.ends[0],
         "version": trl.__version__,
         "tokens_per_sample": sum(made) / len(made) / samples,
-        "agreement": found,
     }
 
 
