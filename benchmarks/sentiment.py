@@ -77,11 +77,13 @@ DIRECT: dict[str, list[dict[str, Any]]] = {
 }
 """From the pairs; DPO at three prices of KL."""
 LOGGED: dict[str, list[dict[str, Any]]] = {
-    "ilql": [{"beta": beta} for beta in (1.0, 4.0)],
+    "ilql": [{"beta": 1.0}],
     "alol": [{}],
     "awr": [{"temperature": 0.5}],
 }
-"""From both continuations of each pair, scored by the reward model. ILQL's beta is that of its sampling."""
+"""From both continuations of each pair, scored by the reward model."""
+STRONGER = 4.0
+"""ILQL's beta only weighs what it has learned when it samples: what was trained once is measured at this one, too."""
 THEIRS: dict[str, list[float]] = {"trl-rloo": [0.05, 0.1, 0.3], "trl-grpo": [0.05, 0.1, 0.3]}
 """TRL's trainers at these prices of KL, where `make peers` has made their environment; groups of 8 as ours."""
 SHOWN = 60
@@ -232,13 +234,14 @@ def theirs(work: str, beta: float, out: Path, sft: Path, model: Path, seed: int,
 PLACES = ("policy", "reward", "given", "prompts", "folder", "out")
 
 
-def measured(place: Path, origin: Policy, truth: Sentiment, asked: Sequence[Any], seed: int) -> dict[str, Any]:
+def measured(
+    name: str, policy: Policy, origin: Policy, truth: Sentiment, asked: Sequence[Any], seed: int
+) -> dict[str, Any]:
     """As `prefloop.compare` measures what prefloop trained."""
-    policy = Policy(place)
     answers = [group[0] for group in policy.answer(asked, 1, Sampling(max_new_tokens=TOKENS), seed=seed)]
     groups = list(range(len(asked)))
     return {
-        "run": place.name,
+        "run": name,
         "reward": mean_interval(truth(asked, [one.text for one in answers]), groups, seed=seed).as_dict(),
         "kl": divergence(policy, origin, asked, answers, seed),
         "length": mean_interval([len(one.sample.ids) for one in answers], groups, seed=seed).as_dict(),
@@ -339,6 +342,9 @@ def one_seed(seed: int, shared: Path, tiny: bool, methods: Sequence[str]) -> Non
         {"run": row["run"], "reward": row["reward"], "kl": row["kl"], "length": row["length"]}
         for row in compared["runs"]
     ]
+    for place in [run for run in runs if run.name.startswith("ilql")]:
+        stronger = Policy(place, beta=STRONGER)
+        rows_found.append(measured(f"ilql-{STRONGER:g}", stronger, Policy(sft), truth, messages, seed))
     rows_found += best_of(sft, model, truth, messages, seed)
     there = any(name in methods for name in THEIRS)
     try:
@@ -350,7 +356,7 @@ def one_seed(seed: int, shared: Path, tiny: bool, methods: Sequence[str]) -> Non
         for beta in betas if name in methods else ():
             place = theirs(name.removeprefix("trl-"), beta, out, sft, model, seed, tiny)
             print(f"{place.name}: done", flush=True)
-            rows_found.append(measured(place, Policy(sft), truth, messages, seed))
+            rows_found.append(measured(place.name, Policy(place), Policy(sft), truth, messages, seed))
     write_json(out / "frontier.json", {"seed": seed, "tiny": tiny, "prompts": len(asked), "rows": rows_found})
     for row in sorted(rows_found, key=lambda row: row["kl"]["value"]):
         low, high = row["reward"].get("low"), row["reward"].get("high")
