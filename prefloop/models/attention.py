@@ -52,15 +52,32 @@ class Stretch(NamedTuple):
 
 def blocks(stretch: Stretch, size: int, window: int | None) -> Iterator[Stretch]:
     """The stretch in parts of at most `size` rows, each without what lies behind it or before the window of all."""
-    before = stretch.reach - len(stretch.rows)
     for start in range(0, len(stretch.rows), size):
-        rows = stretch.rows[start : start + size]
-        first = 0 if window is None else max(0, before + start + 1 - window)
-        end, at, seen = before + start + len(rows), 0, []
-        for span in stretch.seen:
-            seen.append(span[max(0, first - at) : max(0, end - at)])
-            at += len(span)
-        yield Stretch(rows, tuple(seen))
+        yield _part(stretch, start, min(start + size, len(stretch.rows)), window)
+
+
+def within(stretches: Sequence[Stretch], rows: Sequence[int]) -> list[Stretch]:
+    """A stretch for each run of these rows that follow each other in one of `stretches`; both are in order."""
+    found, at = [], 0
+    for stretch in stretches:
+        while at < len(rows) and rows[at] < stretch.rows.stop:
+            start = at
+            while at < len(rows) and rows[at] == rows[start] + at - start < stretch.rows.stop:
+                at += 1
+            first = rows[start] - stretch.rows.start
+            found.append(_part(stretch, first, first + at - start, None))
+    return found
+
+
+def _part(stretch: Stretch, start: int, end: int, window: int | None) -> Stretch:
+    """Rows start <= t < end of it, which see what it sees, but nothing behind them or before the window of all."""
+    before = stretch.reach - len(stretch.rows)
+    first = 0 if window is None else max(0, before + start + 1 - window)
+    at, seen = 0, []
+    for span in stretch.seen:
+        seen.append(span[max(0, first - at) : max(0, before + end - at)])
+        at += len(span)
+    return Stretch(stretch.rows[start:end], tuple(seen))
 
 
 class _Add(torch.autograd.Function):

@@ -61,8 +61,8 @@ class WritingTrunk:
         self.full = base_of(model)
         self.start = start_token(self.full)
 
-    def __call__(self, forest: Forest) -> Float[Tensor, "N d"]:
-        """The state after each token of the row."""
+    def __call__(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m d"]:
+        """The states after the tokens at these places of the row."""
 
         def states(encoded: Tensor, real: Tensor, ids: Tensor) -> Tensor:
             found: Tensor = self.full.get_decoder()(
@@ -70,7 +70,7 @@ class WritingTrunk:
             ).last_hidden_state
             return found
 
-        return self._written(forest, states)
+        return self._written(forest, states)[at]
 
     def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
         """The model's own logits behind the tokens at these places of the row."""

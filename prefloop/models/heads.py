@@ -95,7 +95,7 @@ class CompletionLogprobs:
 
     def _hidden(self, forest: Forest) -> Float[Tensor, "m d"]:
         """The state that each completion token was predicted from."""
-        return self.trunk(forest)[forest.before().to(self.full.device)]
+        return self.trunk(forest, forest.before().to(self.full.device))
 
     def _logits(self, forest: Forest) -> Float[Tensor, "m V"]:
         if self.head_is_plain:
@@ -182,8 +182,7 @@ class ScoreHead:
         if self.decoder is None:
             return _encoded(self.model, self.final, texts)
         forest = Forest.plant(texts)
-        states: Tensor = self.trunk(forest)[forest.last().to(self.model.device)]
-        return states
+        return self.trunk(forest, forest.last().to(self.model.device))
 
     def wide_states(self, texts: Sequence[Encoded]) -> Float[Tensor, "n dddd"]:
         """Four times as much of each text: the state of its last token, the same half-way up the layers, and the means
@@ -207,7 +206,7 @@ class ScoreHead:
 
     def along(self, forest: Forest) -> Float[Tensor, "m"]:
         """The value of the state before each of a forest's completion tokens, text by text."""
-        hidden = self._critic(forest)[forest.before().to(self.model.device)]
+        hidden = self._critic(forest, forest.before().to(self.model.device))
         if isinstance(self.decoder, WritingTrunk):
             head: Any = self.model
             hidden = torch.tanh(head.classification_head.dense(hidden).float())

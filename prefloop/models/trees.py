@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from prefloop.models.attention import Plan, Stretch
+from prefloop.models.attention import Plan, Stretch, within
+from prefloop.models.last_layer import LastLayer
 from prefloop.models.load import base_of
 from prefloop.models.template import Encoded
 
@@ -137,6 +138,7 @@ class Trunk:
         self.full = base_of(model)
         self.body: nn.Module = getattr(self.full, self.full.base_model_prefix)
         self.keeps = "logits_to_keep" in inspect.signature(self.full.forward).parameters
+        self.last = LastLayer(self.body)
         self.shares = self._can_share()
         if not self.shares:
             log(
@@ -144,17 +146,19 @@ class Trunk:
                 "each is computed with a prompt of its own, padded"
             )
 
-    def __call__(self, forest: Forest) -> Float[Tensor, "N d"]:
-        """The state after each token of the row."""
+    def __call__(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m d"]:
+        """The states after the tokens at these places of the row."""
         with recomputed(self.full):
-            return self._together(forest) if self.shares else self._alone(forest, self._states)
+            if self.shares:
+                return self._together(forest, self.last.rows(at, len(forest.ids)))[at]
+            return self._alone(forest, self._states)[at]
 
     def deep(self, forest: Forest) -> Float[Tensor, "N dd"]:
         """The state after each token of the row, and beside it the state half-way up the layers."""
         with recomputed(self.full):
             if not self.shares:
                 return self._alone(forest, lambda ids: self._halves(input_ids=ids, use_cache=False))
-            with tree_attention(self.full, forest):
+            with self._passing(forest):
                 return self._halves(**self._row(forest))[0]
 
     def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
@@ -162,17 +166,20 @@ class Trunk:
         if not self.shares:
             with recomputed(self.full):
                 return self._alone(forest, lambda ids: self.full(input_ids=ids, use_cache=False).logits)[at]
-        with recomputed(self.full), tree_attention(self.full, forest):
+        with recomputed(self.full), self._passing(forest, self.last.rows(at, len(forest.ids))):
             if self.keeps:
                 kept: Tensor = self.full(**self._row(forest), logits_to_keep=at).logits
                 return kept[0]
             logits: Tensor = self.full(**self._row(forest)).logits
         return logits[0, at]
 
-    def _together(self, forest: Forest) -> Float[Tensor, "N d"]:
-        with tree_attention(self.full, forest):
+    def _together(self, forest: Forest, rows: Int[Tensor, "k"] | None = None) -> Float[Tensor, "N d"]:
+        with self._passing(forest, rows):
             hidden: Tensor = self.body(**self._row(forest)).last_hidden_state
         return hidden[0]
+
+    def _passing(self, forest: Forest, rows: Int[Tensor, "k"] | None = None) -> AbstractContextManager[None]:
+        return tree_attention(self.full, Pass(forest, self.last, rows))
 
     def _halves(self, **given: Any) -> Float[Tensor, "B L dd"]:
         out = self.body(**given, output_hidden_states=True)
@@ -209,6 +216,19 @@ class Trunk:
             found.append(run(ids.to(self.full.device)).flatten(0, 1))
         return torch.cat(found)[torch.tensor(source, device=self.full.device)]
 
+    def _spare(self, forest: Forest, expected: Float[Tensor, "N d"]) -> None:
+        """Let the last layer leave out what nobody asks for, where the states that are asked for stay what they are."""
+        rows = torch.unique(forest.last()).to(self.full.device)
+        with self._passing(forest, rows):
+            self.last.look(lambda: self.body(**self._row(forest)), rows, len(forest.ids))
+        if self.last.parts and not self._alike(self._together(forest, rows)[rows], expected[rows]):
+            self.last.parts.clear()
+
+    def _alike(self, found: Float[Tensor, "n d"], expected: Float[Tensor, "n d"]) -> bool:
+        """Whether states are the same but for rounding."""
+        error = (found.float() - expected).norm(dim=1) / expected.norm(dim=1)
+        return bool((error <= torch.finfo(self.full.dtype).eps ** 0.5).all())
+
     @torch.no_grad()
     def _can_share(self) -> bool:
         """Whether a small forest has the states that its texts have alone: the model decides, not its name."""
@@ -220,38 +240,50 @@ class Trunk:
         self.full.eval()
         try:
             expected = self._alone(forest, self._states).float()
-            found = self._together(forest).float()
+            shared = self._alike(self._together(forest), expected)
+            if shared:
+                self._spare(forest, expected)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
             return False  # it takes no position ids, its attention is its own, or it has fewer than 18 positions
         finally:
             self.full.train(training)
-        error = (found - expected).norm(dim=1) / expected.norm(dim=1)
         # A window that the layers do not tell the attention of would go unseen in eighteen tokens.
         declared = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         told = bool(forest.windows - {None})
-        return bool((error <= torch.finfo(self.full.dtype).eps ** 0.5).all()) and (told or not declared)
+        return shared and (told or not declared)
 
 
-_growing: ContextVar[Forest] = ContextVar("forest")
+@dataclass
+class Pass:
+    """A batch on its way through a model."""
+
+    forest: Forest
+    last: LastLayer
+    rows: Int[Tensor, "k"] | None
+    """The places of the row, in order, whose states are wanted of the last layer; None is all of them."""
+
+
+_passing: ContextVar[Pass] = ContextVar("pass")
 
 
 @contextmanager
-def tree_attention(model: PreTrainedModel, forest: Forest) -> Iterator[None]:
-    """Within it the model's attention follows `forest`."""
+def tree_attention(model: PreTrainedModel, now: Pass) -> Iterator[None]:
+    """Within it the model's attention follows the forest of `now`, and its last layer spares what nobody asks for."""
     usual = model.config._attn_implementation
-    token = _growing.set(forest)
+    token = _passing.set(now)
     model.set_attn_implementation(ATTENTION)
     try:
-        yield
+        with nullcontext() if now.rows is None else now.last.only(now.rows, len(now.forest.ids)):
+            yield
     finally:
         model.set_attn_implementation(usual)
-        _growing.reset(token)
+        _passing.reset(token)
 
 
 def growing_again(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Within it the model's attention is again what it is now: for layers that are computed a second time."""
-    forest = _growing.get(None)
-    return nullcontext() if forest is None else tree_attention(model, forest)
+    now = _passing.get(None)
+    return nullcontext() if now is None else tree_attention(model, now)
 
 
 @contextmanager
@@ -289,12 +321,15 @@ def attend(
 
     The signature is the transformers library's; `others` is what it tells every attention and means nothing here.
     """
-    forest = _growing.get()
+    now = _passing.get()
+    forest, rows = now.forest, now.rows if module in now.last.inside else None
     forest.windows.add(sliding_window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    alike = (sliding_window, query.shape[1], key.shape[1], query.dtype, query.device)
+    wanted = None if rows is None else tuple(rows.tolist())
+    alike = (sliding_window, query.shape[1], key.shape[1], query.dtype, query.device, wanted)
     if alike not in forest.plans:
-        forest.plans[alike] = Plan.of(forest.stretches(), sliding_window, query[0], key[0])
+        stretches = forest.stretches() if wanted is None else within(forest.stretches(), wanted)
+        forest.plans[alike] = Plan.of(stretches, sliding_window, query[0], key[0])
     return forest.plans[alike].attend(query[0], key[0], value[0], scale, dropout, softcap)[None], None
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prefloop.models import attention
-from prefloop.models.attention import Bags, Packing, Plan, Stretch, blocks
+from prefloop.models.attention import Bags, Packing, Plan, Stretch, blocks, within
 
 STRETCHES = [
     Stretch(range(5), (range(5),)),
@@ -40,6 +40,32 @@ def dense(query: Tensor, key: Tensor, value: Tensor, window: int | None, softcap
         scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return (weights @ value).transpose(0, 1)
+
+
+def test_rows_that_are_asked_for_become_stretches_that_see_what_they_saw() -> None:
+    """A run within a trunk and one that reaches its end; a row of a branch by itself; one that is cut by a gap."""
+    assert within(STRETCHES, [1, 2, 4, 5, 9, 11, 12, 19, 20, 21]) == [
+        Stretch(range(1, 3), (range(3),)),
+        Stretch(range(4, 5), (range(5),)),
+        Stretch(range(5, 6), (range(5), range(5, 6))),
+        Stretch(range(9, 10), (range(5), range(8, 10))),
+        Stretch(range(11, 13), (range(5), range(8, 13))),
+        Stretch(range(19, 20), (range(19, 20),)),
+        Stretch(range(20, 22), (range(19, 20), range(20, 22))),
+    ]
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_of_some_rows_is_theirs_and_nothing_elsewhere(window: int | None) -> None:
+    asked = [1, 2, 7, 12, 18, 21]
+    given, same = numbers(), numbers()
+    found = Plan.of(within(STRETCHES, asked), window, given[0], given[1]).attend(*given, 0.3)
+    expected = dense(*same, window, None) * torch.tensor([row in asked for row in range(ROWS)])[:, None, None]
+    torch.testing.assert_close(found, expected)
+    found.pow(3).sum().backward()
+    expected.pow(3).sum().backward()
+    for ours, theirs in zip(given, same, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize("packing", [Packing(128, 1, 1.3), Packing(4, 16, 5.0), Packing(3, 1, 1.0)])

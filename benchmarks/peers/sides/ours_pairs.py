@@ -14,7 +14,7 @@ from benchmarks.peers.race import side
 from prefloop.algorithms import METHODS
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.template import Encoded
-from prefloop.models.trees import tokens_of
+from prefloop.models.trees import Forest, Trunk
 from prefloop.records import Ledger
 from prefloop.settings import build_together
 from prefloop.training import reference
@@ -80,18 +80,23 @@ def _agreement(algorithm: Any, method: str) -> float:
 def _gflop(algorithm: Any, method: str, *, referred: bool) -> float:
     """Arithmetic of a pass over the rows, forward and backward: 6 x weights x tokens, attention left out.
 
-    A shared prompt counts once, the head only where a completion's token is predicted. The reference's forward pass,
-    where it is part of what is timed, is 2 more.
+    A shared prompt counts once, the head only where a completion's token is predicted, and what the last layer spares
+    not at all. The reference's forward pass, where it is part of what is timed, is 2 more.
     """
-    model = algorithm.model["scorer"] if method == "reward_model" else algorithm.model
+    scores = method == "reward_model"
+    model = algorithm.model["scorer"] if scores else algorithm.model
     body = getattr(model, model.base_model_prefix)
     weights = sum(p.numel() for name, p in body.named_parameters() if "embed" not in name)
-    head = 0 if method == "reward_model" else model.get_output_embeddings().weight.numel()
+    spared = sum(p.numel() for part in Trunk(model).last.parts for p in part.parameters())
+    head = 0 if scores else model.get_output_embeddings().weight.numel()
     fields = {"sft": ("text",), "dpo": ("chosen", "rejected")}.get(method)
-    texts = [[getattr(row, name) for name in fields] if fields else row.texts for row in algorithm.train_rows]
-    predicted = sum(text.completion_length for each in texts for text in each)
-    found: float = (8e-9 if referred else 6e-9) * (weights * sum(map(tokens_of, texts)) + head * predicted)
-    return found
+    work = 0
+    for row in algorithm.train_rows:
+        forest = Forest.plant([getattr(row, name) for name in fields] if fields else row.texts)
+        predicted = forest.before()
+        read = len(torch.unique(forest.last() if scores else predicted))
+        work += (weights - spared) * len(forest.ids) + spared * read + head * len(predicted)
+    return (8e-9 if referred else 6e-9) * work
 
 
 if __name__ == "__main__":
