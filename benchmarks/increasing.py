@@ -5,7 +5,7 @@
 The policy (two layers, a word of its vocabulary for each number) first learns to write 20 random numbers. The reward is
 RL4LMs' (https://github.com/allenai/RL4LMs): the length of the strictly increasing beginning, divided by the number of
 words, 10 at least; 1 is a whole answer in order. A policy that draws its numbers evenly gets about 0.09. All methods
-get the same episodes: `steps` rollouts of 256. Written to FOLDER: increasing.json, and the curves as increasing.html;
+get the same episodes: `steps` rollouts of 256. Written to FOLDER: increasing.json, and the curves as increasing.svg;
 what was trained stays there, so that a run that was cut off goes on.
 """
 
@@ -24,7 +24,6 @@ import prefloop
 from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import MANIFEST
 from prefloop.audits.charts import Line, line_chart
-from prefloop.audits.report import write_page
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
 from prefloop.records import as_messages
@@ -58,7 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "reinforce": {"minibatches": 2},
     "rloo": {"group_size": 8, "minibatches": 2},
     "grpo": {"group_size": 8, "minibatches": 2},
-    "trpo": {"max_kl": 0.02},
+    "trpo": {"max_kl": 0.02, "fisher_share": 0.1},
     "nlpo": {"rollout_epochs": 4, "minibatches": 2, "value_coef": 0.5, "top_p": 0.9, "min_tokens": 20},
     "rft": {"group_size": 8, "keep": 2, "minibatches": 2},
     "online_dpo": {"group_size": 4, "beta": 0.1},
@@ -159,7 +158,7 @@ def main(seeds: int, steps: int, methods: Sequence[str], out: Path, sequences: i
         around = "" if spread is None else f" ± {spread:.3f}"
         print(f"{method}: {mean(finals):.3f}{around}, KL {mean(kls):.1f} nats", flush=True)
         write_json(out / "increasing.json", result)
-        write_page(page(result), out / "increasing.html")
+        (out / "increasing.svg").write_text(picture(result) + "\n", encoding="utf-8")
     return result
 
 
@@ -183,24 +182,21 @@ def manifest(place: Path) -> dict[str, Any]:
     return found
 
 
-def page(result: dict[str, Any]) -> str:
-    """One chart for each method, on a page of its own."""
-    charts = [
-        line_chart(
-            method,
-            method,
-            f"Mean reward of each rollout, over {result['seeds']} seeds.",
-            [Line(method, "policy", [list(enumerate(one["curve"], 1))])],
-            from_zero=True,
-            x_name="rollout",
-        )
-        for method, one in result["methods"].items()
-    ]
-    named = zip(result["methods"], charts, strict=True)
-    rows = "".join(f"<figure><figcaption>{method}</figcaption>{chart}</figure>" for method, chart in named)
-    style = "svg{font:11px sans-serif}polyline{fill:none;stroke:#2a6;stroke-width:1.5}.grid,line{stroke:#bbb}"
-    head = f"<!doctype html><meta charset=utf-8><title>Increasing numbers</title><style>{style}</style>"
-    return f"{head}<h1>Increasing numbers</h1>{rows}"
+def picture(result: dict[str, Any]) -> str:
+    """The reward of every method, rollout by rollout, as SVG."""
+    lines = [Line(name, name, [list(enumerate(one["curve"], 1))]) for name, one in result["methods"].items()]
+    about = f"Mean reward of each rollout's answers, over {result['seeds']} seeds; {result['base']:.2f} before."
+    chart = line_chart("increasing", "Increasing numbers", about, lines, from_zero=True, x_name="rollout", named=True)
+    opening, drawn = str(chart).split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style(list(result["methods"]))}</style>{drawn}'
+
+
+def style(names: Sequence[str]) -> str:
+    """A colour for each method, spread over the circle."""
+    general = "svg{font:11px sans-serif;background:#fff}.line{fill:none}.grid{stroke:#ccc}.raw{opacity:.2}"
+    colours = [f"hsl({360 * i // len(names)},70%,38%)" for i in range(len(names))]
+    own = [f".line.{n}{{stroke:{c}}}.axis.{n},.end.{n}{{fill:{c}}}" for n, c in zip(names, colours, strict=True)]
+    return general + "".join(own)
 
 
 def _quiet(words: str) -> None:

@@ -6,6 +6,7 @@ percentages and never shrink. Nothing here computes a result: it draws what is g
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from prefloop.audits.wording import Figure, number
 from prefloop.evaluation.interval import wilson
 
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 WIDTH, HEIGHT = 420, 244
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 42
+LETTER, LINE = 6.0, 12.0
+"""About how wide a letter and how high a line of text is."""
 MOST_POINTS = 240
 """A longer line is drawn as the means of neighbouring steps."""
 
@@ -41,18 +46,21 @@ def line_chart(
     from_zero: bool = False,
     breaks: Mapping[float, str] | None = None,
     x_name: str = "step",
+    named: bool = False,
 ) -> Markup:
     """Lines over training steps. `key` makes ids unique; `breaks` {x: words} draws a dashed upright line.
 
-    Where a part has more than 40 points the raw values are drawn faintly under their moving mean.
+    `named` writes each line's name behind its end. Where a part has more than 40 points the raw values are drawn
+    faintly under their moving mean.
     """
     points = [p for line in lines for part in line.parts for p in part]
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     y_ticks = ticks(min([0.0] * from_zero + [y for _, y in points]), max(y for _, y in points))
     x_ticks = [t for t in ticks(x_low, x_high) if x_low <= t <= x_high]
+    right = WIDTH - RIGHT - (LETTER * max(len(line.name) for line in lines) if named else 0)
 
     def place(point: Point) -> Point:
-        x = LEFT + (point[0] - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
+        x = LEFT + (point[0] - x_low) / ((x_high - x_low) or 1) * (right - LEFT)
         y = HEIGHT - BOTTOM - (point[1] - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
         return x, y
 
@@ -64,6 +72,7 @@ def line_chart(
         at = place((x, 0))[0]
         body.append(_rule(at, TOP, at, HEIGHT - BOTTOM, "break"))
         body.append(_text(at + 5, TOP + 9, words, "start"))
+    ends: list[tuple[float, str, str]] = []
     for line in lines:
         for part in map(thinned, line.parts):
             smooth = moving_mean(part)
@@ -73,6 +82,10 @@ def line_chart(
         if line.parts and line.parts[-1]:
             x, y = place(moving_mean(thinned(line.parts[-1]))[-1])
             body.append(Markup('<circle class="end {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(line.look, x, y))
+            ends.append((y, line.name, line.look))
+    if named:
+        for y, (_, name, look) in zip(apart([y for y, _, _ in ends], LINE, HEIGHT - BOTTOM), ends, strict=True):
+            body.append(_text(right + 7, y + 4, name, "start", f"axis {look}"))
     return _svg(key, title, description, WIDTH, HEIGHT, body)
 
 
@@ -88,19 +101,23 @@ class Spot:
 def frontier_chart(
     key: str, title: str, description: str, spots: Sequence[Spot], *, joined: bool, x_name: str, y_name: str
 ) -> Markup:
-    """Dots with intervals in both directions; `joined` draws a line through them from left to right."""
+    """Dots with intervals in both directions; `joined` draws a line through them from left to right.
+
+    x, which is 0 or more, is drawn by its square root, as Gao et al. 2023 (arXiv 2210.10760) draw KL: what is gained
+    rises with that at first, and most policies stay close to 0.
+    """
     height, top = 324, 28
     xs = [v for s in spots for v in (s.x.value, s.x.low, s.x.high) if v is not None]
     ys = [v for s in spots for v in (s.y.value, s.y.low, s.y.high) if v is not None]
-    x_ticks, y_ticks = ticks(min([0.0, *xs]), max(xs)), ticks(min(ys), max(ys))
+    roots, y_ticks = ticks(0.0, max(0.0, *xs) ** 0.5), ticks(min(ys), max(ys))
 
     def place(point: Point) -> Point:
-        x = LEFT + (point[0] - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (WIDTH - LEFT - RIGHT)
+        x = LEFT + max(0.0, point[0]) ** 0.5 / roots[-1] * (WIDTH - LEFT - RIGHT)
         y = height - BOTTOM - (point[1] - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (height - top - BOTTOM)
         return x, y
 
-    body = [_y_axis(y_ticks, place, x_ticks[0])]
-    for t in x_ticks:
+    body = [_y_axis(y_ticks, place, 0.0)]
+    for t in (root**2 for root in roots):
         body.append(_text(place((t, y_ticks[0]))[0], height - BOTTOM + 17, number(t), "middle"))
     body.append(_text(WIDTH - RIGHT, height - 2, x_name, "end", "axis name"))
     body.append(_text(0, 11, y_name, "start", "axis name"))
@@ -118,9 +135,52 @@ def frontier_chart(
                 x, y, words
             )
         )
-        right = x > WIDTH * 0.7
-        body.append(_text(x - 9 if right else x + 9, y - 7, s.name, "end" if right else "start"))
+    frame = (LEFT, top - LINE, WIDTH - RIGHT, height - BOTTOM)
+    body += beside([(s.name, place((s.x.value, s.y.value))) for s in spots], frame)
     return _svg(key, title, description, WIDTH, height, body)
+
+
+def beside(dots: Sequence[tuple[str, Point]], frame: Box) -> list[Markup]:
+    """The name of each dot beside it where nothing else stands; a line leads to one that had to move away."""
+    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for _, (x, y) in dots]
+    drawn: list[Markup] = []
+    for name, (x, y) in dots:
+        width = LETTER * len(name)
+        tried = [
+            ((x + 9 if right else x - 9 - width), y + (shift if below else -shift))
+            for shift in (7 + LINE * i for i in range(12))
+            for below in (False, True)
+            for right in ((False, True) if x > WIDTH * 0.7 else (True, False))
+        ]
+        boxes = [(left, middle - LINE / 2, left + width, middle + LINE / 2) for left, middle in tried]
+        free = [box for box in boxes if _inside(box, frame) and not any(_meet(box, other) for other in taken)]
+        box = (free or boxes)[0]
+        taken.append(box)
+        middle, right = (box[1] + box[3]) / 2, box[0] > x
+        if abs(middle - y) > LINE:
+            drawn.append(_rule(x, y, box[0] - 2 if right else box[2] + 2, middle, "whisker"))
+        drawn.append(_text(box[0] if right else box[2], middle + 4, name, "start" if right else "end"))
+    return drawn
+
+
+def _inside(box: Box, frame: Box) -> bool:
+    return box[0] >= frame[0] and box[1] >= frame[1] and box[2] <= frame[2] and box[3] <= frame[3]
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def apart(heights: Sequence[float], gap: float, lowest: float) -> list[float]:
+    """The heights pushed down until all are `gap` apart, and up again where that went below `lowest`."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    moved = list(heights)
+    for before, after in itertools.pairwise(order):
+        moved[after] = max(moved[after], moved[before] + gap)
+    for i in reversed(order):
+        moved[i] = min(moved[i], lowest)
+        lowest = moved[i] - gap
+    return moved
 
 
 def reliability_chart(key: str, title: str, description: str, bins: Sequence[Mapping[str, float]]) -> Markup:

@@ -73,7 +73,7 @@ def frontier(runs: Sequence[Mapping[str, Any]], differ: Sequence[str]) -> Markup
         + "; ".join(f"{s.name}: KL {number(s.x.value)}, reward {number(s.y.value)}" for s in spots),
         spots,
         joined=_one_number_apart(runs, differ),
-        x_name="KL from the reference, nats per sequence",
+        x_name="KL from the reference, nats per sequence (by its square root)",
         y_name="mean reward",
     )
 

@@ -8,6 +8,8 @@ import pytest
 from prefloop.audits.charts import (
     Line,
     Spot,
+    apart,
+    beside,
     frontier_chart,
     line_chart,
     loop_picture,
@@ -46,6 +48,39 @@ def test_a_line_is_where_its_numbers_are():
     assert svg.get("role") == "img"
     assert [svg.find("title").text, svg.find("desc").text] == ["Loss", "falls"]
     assert svg.get("aria-labelledby") == "k-title k-desc"
+
+
+def test_names_behind_lines_that_end_close_to_each_other_by_hand():
+    """Plot area: y 202 (value 0) to 12 (value 4); 4 units below its end, so that the letters' middle is there."""
+    lines = [Line(name, name, [[(0, 0), (10, end)]]) for name, end in (("first", 4), ("a", 0.1), ("bee", 0.0))]
+    svg = parsed(line_chart("k", "t", "d", lines, named=True))
+    names = {e.text: (float(e.get("x")), float(e.get("y"))) for e in svg.findall("text") if e.get("class") != "axis"}
+    # 406 less five letters of 6 is where lines end; "bee" cannot go below the axis, so "a" stands a line above it.
+    assert names == {"first": (383.0, 16.0), "a": (383.0, 194.0), "bee": (383.0, 206.0), "step": (406.0, 241.0)}
+
+
+def test_apart_by_hand():
+    assert apart([10, 50, 12], 5, 100) == [10, 50, 15]
+    assert apart([98, 99, 97], 5, 100) == [95, 100, 90]
+
+
+def test_a_name_stands_where_nothing_else_does():
+    """Right and above where there is room; else at the next free place, and far away with a line that leads there."""
+    frame = (0, 0, 400, 200)
+    assert texts(beside([("one", (50, 100))], frame)) == [("one", "59.0", "97.0", "start")]
+    two = texts(beside([("one", (50, 100)), ("two", (52, 101))], frame))
+    assert two == [("one", "59.0", "97.0", "start"), ("two", "43.0", "98.0", "end")]
+    crowd = beside([(f"n{i}", (50, 100)) for i in range(9)], frame)
+    places = [(x, y) for _, x, y, _ in texts(crowd)]
+    assert len(set(places)) == 9
+    assert sum("whisker" in str(part) for part in crowd) == 5
+    # at the right edge it stands on the left
+    assert texts(beside([("one", (390, 100))], frame)) == [("one", "381.0", "97.0", "end")]
+
+
+def texts(parts):
+    found = [parsed(part) for part in parts if str(part).startswith("<text")]
+    return [(e.text, e.get("x"), e.get("y"), e.get("text-anchor")) for e in found]
 
 
 def test_parts_are_not_joined_and_breaks_are_drawn():
@@ -131,12 +166,13 @@ def test_a_frontier_has_a_dot_and_two_intervals_for_each_policy():
         Spot("<near>", Figure(0.0, None, None), Figure(0.0, 0.0, 0.5)),
     ]
     svg = parsed(frontier_chart("k", "t", "d", spots, joined=True, x_name="KL", y_name="reward"))
-    # plot area: x 46 (KL 0) .. 406 (KL 4), y 282 (reward 0) .. 28 (reward 1); the line goes from left to right
+    # plot area: x 46 (KL 0) .. 406 (KL 4) by square roots, so that 3 is at 46 + 360 * 1.732 / 2; y 282 (reward 0) .. 28
+    # (reward 1); the line goes from left to right
     assert [(c.get("cx"), c.get("cy")) for c in svg.findall("circle")] == [("406.0", "28.0"), ("46.0", "282.0")]
     assert svg.find("polyline").get("points") == "46.0,282.0 406.0,28.0"
     whiskers = [e for e in svg.findall("line") if e.get("class") == "whisker"]
     assert [(w.get("x1"), w.get("y1"), w.get("x2"), w.get("y2")) for w in whiskers] == [
-        ("316.0", "28.0", "406.0", "28.0"),
+        ("357.8", "28.0", "406.0", "28.0"),
         ("406.0", "155.0", "406.0", "28.0"),
         ("46.0", "282.0", "46.0", "155.0"),
     ]

@@ -109,6 +109,6 @@ def test_increasing_numbers_goes_on_where_it_was_cut_off(tmp_path: Path, capsys:
     assert both["methods"]["reinforce"] == first["methods"]["reinforce"]
     assert len(both["methods"]["rft"]["curve"]) == 2
     assert json.loads((tmp_path / "increasing.json").read_text()) == both
-    assert "<figcaption>rft" in (tmp_path / "increasing.html").read_text()
+    assert ">rft</text>" in (tmp_path / "increasing.svg").read_text()
     with pytest.raises(SystemExit, match="was trained for 2 rollouts, not 3"):
         increasing.main(1, 3, ["rft"], tmp_path, 32)
