@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,13 @@ def test_what_is_known_already_is_not_computed_again(tmp_path: Path, monkeypatch
     figures("walks", 0, 0.5, tmp_path / "out")
     assert asked[-1] == 0  # another scale is another figure
     assert sorted(p.name for p in (tmp_path / "out").iterdir())[0] == "walks-0-0.5.json"
+
+
+@pytest.mark.parametrize("task", offline.TASKS)
+def test_every_task_runs_to_its_end(task: str) -> None:
+    """With a hundredth of the steps, whose figures say nothing but that they are figures."""
+    found = figures(task, 0, 0.01, None)
+    assert len(found) > 10
+    assert all(math.isfinite(value) for value in found.values())
+    shares = [value for name, value in found.items() if "straight" in name or name.endswith("reward")]
+    assert all(0.0 <= value <= 1.0 for value in shares)

@@ -10,7 +10,7 @@ from statistics import mean, quantiles
 
 import pytest
 
-from benchmarks.peers import material, race
+from benchmarks.peers import material, pairs, race
 from benchmarks.peers.environments import ROOT
 from benchmarks.peers.sides import ours_pairs
 from tests.small import write_inputs
@@ -49,6 +49,15 @@ def _load(model: Path):  # type: ignore[no-untyped-def]
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(model)
+
+
+def test_of_settings_that_are_as_fast_the_smaller_one_is_raced() -> None:
+    """2 % slower is as fast, 4 % is not; of two of one size the faster one."""
+    sizes = [{"tokens": 512}, {"tokens": 1024}, {"tokens": 2048}]
+    assert pairs.chosen(sizes, [96.0, 98.0, 100.0]) == {"tokens": 1024}
+    assert pairs.chosen(sizes, [99.0, 98.0, 90.0]) == {"tokens": 512}
+    ways = [{"micro": 4, "attention": "sdpa"}, {"micro": 4, "attention": "eager"}, {"micro": 8, "attention": "sdpa"}]
+    assert pairs.chosen(ways, [98.0, 99.0, 100.0]) == ways[1]
 
 
 def test_rates_and_memory_are_those_of_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
