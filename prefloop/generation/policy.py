@@ -52,7 +52,7 @@ class Policy:
         model = load_policy(ref, pick_dtype(dtype, place), place)
         heads = load_value_heads(resolve(ref), place)
         if heads is not None:
-            heads.beta = heads.beta if beta is None else beta
+            heads.beta = heads.beta if beta is None else float(beta)
         elif beta is not None:
             raise InputError(f"{ref} has no value heads for beta to weigh; they come from: prefloop train ilql")
         self.model: Any = model if heads is None else Perturbed(model, heads)
