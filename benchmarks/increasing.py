@@ -57,7 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "reinforce": {"minibatches": 2},
     "rloo": {"group_size": 8, "minibatches": 2},
     "grpo": {"group_size": 8, "minibatches": 2},
-    "trpo": {"max_kl": 0.02, "fisher_share": 0.1},
+    "trpo": {"max_kl": 0.02},
     "nlpo": {"rollout_epochs": 4, "minibatches": 2, "value_coef": 0.5, "top_p": 0.9, "min_tokens": 20},
     "rft": {"group_size": 8, "keep": 2, "minibatches": 2},
     "online_dpo": {"group_size": 4, "beta": 0.1},
