@@ -70,7 +70,7 @@ class WritingTrunk:
             ).last_hidden_state
             return found
 
-        return self._written(forest, states)[at]
+        return self._written(forest, states)[at.to(self.full.device)]
 
     def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
         """The model's own logits behind the tokens at these places of the row."""
@@ -84,7 +84,7 @@ class WritingTrunk:
             ).logits
             return found
 
-        return self._written(forest, logits)[at]
+        return self._written(forest, logits)[at.to(self.full.device)]
 
     def _written(
         self,

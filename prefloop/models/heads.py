@@ -95,13 +95,13 @@ class CompletionLogprobs:
 
     def _hidden(self, forest: Forest) -> Float[Tensor, "m d"]:
         """The state that each completion token was predicted from."""
-        return self.trunk(forest, forest.before().to(self.full.device))
+        return self.trunk(forest, forest.before())
 
     def _logits(self, forest: Forest) -> Float[Tensor, "m V"]:
         if self.head_is_plain:
             logits: Tensor = self.head(self._hidden(forest))
             return logits
-        return self.trunk.logits(forest, forest.before().to(self.full.device))
+        return self.trunk.logits(forest, forest.before())
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
@@ -182,7 +182,7 @@ class ScoreHead:
         if self.decoder is None:
             return _encoded(self.model, self.final, texts)
         forest = Forest.plant(texts)
-        return self.trunk(forest, forest.last().to(self.model.device))
+        return self.trunk(forest, forest.last())
 
     def wide_states(self, texts: Sequence[Encoded]) -> Float[Tensor, "n dddd"]:
         """Four times as much of each text: the state of its last token, the same half-way up the layers, and the means
@@ -206,7 +206,7 @@ class ScoreHead:
 
     def along(self, forest: Forest) -> Float[Tensor, "m"]:
         """The value of the state before each of a forest's completion tokens, text by text."""
-        hidden = self._critic(forest, forest.before().to(self.model.device))
+        hidden = self._critic(forest, forest.before())
         if isinstance(self.decoder, WritingTrunk):
             head: Any = self.model
             hidden = torch.tanh(head.classification_head.dense(hidden).float())

@@ -25,8 +25,8 @@ WORTH = 0.8
 class LastLayer:
     """The parts of a model's last layer that work row by row."""
 
-    def __init__(self, body: nn.Module) -> None:
-        layers = [module for module in body.modules() if isinstance(module, GradientCheckpointingLayer)]
+    def __init__(self, model: nn.Module) -> None:
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         self.layer: Any = layers[-1] if layers else nn.Module()
         self.inside = set(self.layer.modules())
         self.parts: list[nn.Module] = []
@@ -40,14 +40,16 @@ class LastLayer:
     def only(self, rows: Int[Tensor, "m"], total: int) -> Iterator[None]:
         """Within it the parts compute these of the `total` rows, which are in order; the others of them are 0."""
 
-        bags = Bags.of(rows, total).to(rows.device)
+        device = next(self.layer.parameters()).device
+        bags = Bags.of(rows, total)
+        out, back = bags.to(device), bags.transposed.to(device)
 
         def taken(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
             of_all = given[0]
-            return bags.add(of_all.reshape(total, -1)).view(1, -1, *of_all.shape[2:]), *given[1:]
+            return out.add(of_all.reshape(total, -1)).view(1, -1, *of_all.shape[2:]), *given[1:]
 
         def put_back(part: nn.Module, given: Any, found: Float[Tensor, "1 k ..."]) -> Float[Tensor, "1 N ..."]:
-            return bags.transposed.add(found.reshape(len(rows), -1)).view(1, total, *found.shape[2:])
+            return back.add(found.reshape(len(rows), -1)).view(1, total, *found.shape[2:])
 
         with ExitStack() as hooks:
             for part in self.parts:
@@ -68,16 +70,17 @@ class LastLayer:
         finally:
             hook.remove()
         given, named = calls[-1] if calls else ((), {})
+        places = rows.to(next((p.device for p in self.layer.parameters()), rows.device))
 
         def blinded(x: Float[Tensor, "1 N ..."]) -> Float[Tensor, "1 N ..."]:
             tried.add(part)
-            return torch.full_like(x, torch.nan).index_copy(1, rows, x.index_select(1, rows))
+            return torch.full_like(x, torch.nan).index_copy(1, places, x.index_select(1, places))
 
         def works() -> bool:
             try:
                 found = self.layer(*given, **named)
                 states: Tensor = found if isinstance(found, Tensor) else found[0]
-                return bool(states[:, rows].isfinite().all())
+                return bool(states[:, places].isfinite().all())
             except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
                 return False  # what the part is given or gives is not one tensor with a row for each token
 

@@ -138,7 +138,7 @@ class Trunk:
         self.full = base_of(model)
         self.body: nn.Module = getattr(self.full, self.full.base_model_prefix)
         self.keeps = "logits_to_keep" in inspect.signature(self.full.forward).parameters
-        self.last = LastLayer(self.body)
+        self.last = LastLayer(self.full)
         self.shares = self._can_share()
         if not self.shares:
             log(
@@ -150,8 +150,10 @@ class Trunk:
         """The states after the tokens at these places of the row."""
         with recomputed(self.full):
             if self.shares:
-                return self._together(forest, self.last.rows(at, len(forest.ids)))[at]
-            return self._alone(forest, self._states)[at]
+                states = self._together(forest, self.last.rows(at, len(forest.ids)))
+            else:
+                states = self._alone(forest, self._states)
+        return states[at.to(states.device)]
 
     def deep(self, forest: Forest) -> Float[Tensor, "N dd"]:
         """The state after each token of the row, and beside it the state half-way up the layers."""
@@ -163,15 +165,16 @@ class Trunk:
 
     def logits(self, forest: Forest, at: Int[Tensor, "m"]) -> Float[Tensor, "m V"]:
         """The model's own logits behind the tokens at these places of the row."""
+        places = at.to(self.full.device)
         if not self.shares:
             with recomputed(self.full):
-                return self._alone(forest, lambda ids: self.full(input_ids=ids, use_cache=False).logits)[at]
+                return self._alone(forest, lambda ids: self.full(input_ids=ids, use_cache=False).logits)[places]
         with recomputed(self.full), self._passing(forest, self.last.rows(at, len(forest.ids))):
             if self.keeps:
-                kept: Tensor = self.full(**self._row(forest), logits_to_keep=at).logits
+                kept: Tensor = self.full(**self._row(forest), logits_to_keep=places).logits
                 return kept[0]
             logits: Tensor = self.full(**self._row(forest)).logits
-        return logits[0, at]
+        return logits[0, places]
 
     def _together(self, forest: Forest, rows: Int[Tensor, "k"] | None = None) -> Float[Tensor, "N d"]:
         with self._passing(forest, rows):
@@ -218,7 +221,7 @@ class Trunk:
 
     def _spare(self, forest: Forest, expected: Float[Tensor, "N d"]) -> None:
         """Let the last layer leave out what nobody asks for, where the states that are asked for stay what they are."""
-        rows = torch.unique(forest.last()).to(self.full.device)
+        rows = torch.unique(forest.last())
         with self._passing(forest, rows):
             self.last.look(lambda: self.body(**self._row(forest)), rows, len(forest.ids))
         if self.last.parts and not self._alike(self._together(forest, rows)[rows], expected[rows]):
@@ -260,7 +263,7 @@ class Pass:
     forest: Forest
     last: LastLayer
     rows: Int[Tensor, "k"] | None
-    """The places of the row, in order, whose states are wanted of the last layer; None is all of them."""
+    """The places of the row, in order and on the processor, whose states are wanted of the last layer; None is all."""
 
 
 _passing: ContextVar[Pass] = ContextVar("pass")

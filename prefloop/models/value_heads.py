@@ -106,7 +106,7 @@ class CompletionStates:
         """
         forest = Forest.plant(texts)
         device = self.trunk.full.device
-        before = forest.before().to(device)
+        before = forest.before()
         hidden = self.trunk(forest, before)
         logits = self.head(hidden) if self.plain else self.trunk.logits(forest, before)
         counts = torch.tensor([text.completion_length for text in texts], device=device)

@@ -210,13 +210,15 @@ def test_what_one_text_keeps_by_hand(inputs: Path) -> None:
     logits; and ids and places as whole numbers of 8 bytes.
     """
     policy = load_policy(inputs / "policy", torch.float32, torch.device("cpu"))
-    n, m, layers, d, i, h, v = 20, 8, 2, 32, 64, 2, policy.config.vocab_size
-    text = Encoded([1, *[7] * (n - 1)], n - m)
+    n, m, layers, d, i, h, v = 20, 19, 2, 32, 64, 2, policy.config.vocab_size
+    text = Encoded([1, *[7] * (n - 1)], n - m)  # nearly all of it is read: the last layer spares nothing
     floats = n * (layers * (2 * (2 * d + 1) + 2 * d + 4 * d + h * n + 4 * i) + 2 * d + 1 + 2 * d // h)
     floats += m * (d + 1 + v)
     measure = CompletionLogprobs(policy)
     assert kept_bytes(measure, [text]) == 4 * floats + 8 * (n + 2 * m)
     assert really_kept(measure, [text]) == 4 * floats + 8 * (n + 2 * m)
+    shorter = Encoded(text.ids, n - 8)
+    assert kept_bytes(measure, [shorter]) == really_kept(measure, [shorter]) < 4 * floats
 
 
 @pytest.mark.parametrize("trunk", [SHARED, {"dtype": "bfloat16", **SHARED}, {"trunk": "separate"}])

@@ -11,7 +11,7 @@ import torch
 
 from prefloop.datasets.collate import cycled
 from prefloop.models.heads import trainable
-from prefloop.models.trees import Trunk
+from prefloop.models.trees import Forest, Trunk
 from prefloop.training import online
 from prefloop.training.metrics import Means
 from prefloop.training.online import _parts, distinct
@@ -61,7 +61,12 @@ def test_a_group_shares_its_prompt_in_a_micro_batch(tmp_path: Path, monkeypatch:
     rollout = algorithm.prepare(roles.measured(rollout, 10**6))
     read: list[int] = []
     honest = Trunk.__call__
-    monkeypatch.setattr(Trunk, "__call__", lambda self, forest: (read.append(len(forest.ids)), honest(self, forest))[1])
+
+    def noted(self: Trunk, forest: Forest, at: torch.Tensor) -> torch.Tensor:
+        read.append(len(forest.ids))
+        return honest(self, forest, at)
+
+    monkeypatch.setattr(Trunk, "__call__", noted)
 
     def gradient(budget: int) -> torch.Tensor:
         read.clear()
