@@ -12,6 +12,9 @@ from prefloop.cli.answer import Answer, table
 from prefloop.cli.streams import log
 from prefloop.cli.verb import DeviceOption, DtypeOption, SeedOption, WorkspaceOption, verb
 
+MOST_BESIDE = 2
+"""Settings that differ and stand beside what was measured, as in a sweep; more have a table of their own."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
@@ -92,14 +95,18 @@ def register(app: typer.Typer) -> None:
 def comparison(result: dict[str, Any]) -> Answer:
     """What `prefloop.compare` returns, for machines and for people."""
     measured = ["reward", "kl", "length"] if result["reward"] is not None else []
-    settings = [name for name in result["differ"] if name != "method"]
-    columns = ["run", "method", *settings, *measured, "steps", "seconds"]
+    runs, settings = result["runs"], [name for name in result["differ"] if name != "method"]
+    beside = settings if len(settings) <= MOST_BESIDE else []
+    columns = ["run", "method", *beside, *measured, "steps", "seconds"]
 
     def cell(run: dict[str, Any], column: str) -> Any:
         return run["settings"].get(column) if column in settings else run.get(column)
 
     def show(console: Console) -> None:
-        console.print(table("Runs", columns, [[cell(run, column) for column in columns] for run in result["runs"]]))
+        console.print(table("Runs", columns, [[cell(run, column) for column in columns] for run in runs]))
+        if settings != beside:
+            rows = [[name, *(cell(run, name) for run in runs)] for name in settings]
+            console.print(table("Settings that differ", ["", *(str(run["run"]) for run in runs)], rows))
         console.print(f"The page is {result['page']}", markup=False)
 
     return Answer(result, show)
