@@ -22,6 +22,10 @@ WORTH = 0.8
 """Taking rows out and putting them back costs something: with a larger share of all rows, all are computed."""
 
 
+REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError)
+"""What somebody's model raises when it is asked for what it cannot do."""
+
+
 class LastLayer:
     """The parts of a model's last layer that work row by row."""
 
@@ -39,7 +43,9 @@ class LastLayer:
     @contextmanager
     def only(self, rows: Int[Tensor, "m"], total: int) -> Iterator[None]:
         """Within it the parts compute these of the `total` rows, which are in order; the others of them are 0."""
-
+        if not self.parts:
+            yield
+            return
         device = next(self.layer.parameters()).device
         bags = Bags.of(rows, total)
         out, back = bags.to(device), bags.transposed.to(device)
@@ -69,8 +75,10 @@ class LastLayer:
             run()
         finally:
             hook.remove()
-        given, named = calls[-1] if calls else ((), {})
-        places = rows.to(next((p.device for p in self.layer.parameters()), rows.device))
+        if not calls:
+            return
+        given, named = calls[-1]
+        places = rows.to(next(self.layer.parameters()).device)
 
         def blinded(x: Float[Tensor, "1 N ..."]) -> Float[Tensor, "1 N ..."]:
             tried.add(part)
@@ -81,7 +89,7 @@ class LastLayer:
                 found = self.layer(*given, **named)
                 states: Tensor = found if isinstance(found, Tensor) else found[0]
                 return bool(states[:, places].isfinite().all())
-            except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+            except REFUSALS:
                 return False  # what the part is given or gives is not one tensor with a row for each token
 
         tried: set[nn.Module] = set()

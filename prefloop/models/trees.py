@@ -21,7 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefloop.models.attention import Plan, Stretch, within
-from prefloop.models.last_layer import LastLayer
+from prefloop.models.last_layer import REFUSALS, LastLayer
 from prefloop.models.load import base_of
 from prefloop.models.template import Encoded
 
@@ -246,7 +246,7 @@ class Trunk:
             shared = self._alike(self._together(forest), expected)
             if shared:
                 self._spare(forest, expected)
-        except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):
+        except REFUSALS:
             return False  # it takes no position ids, its attention is its own, or it has fewer than 18 positions
         finally:
             self.full.train(training)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from prefloop.models import last_layer
 from prefloop.models.adapters import add_lora
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.last_layer import LastLayer
@@ -138,6 +139,13 @@ def test_a_model_without_such_layers_spares_nothing() -> None:
     last.look(lambda: body(torch.randn(1, 6, 4)), torch.tensor([1, 4]), 6)
     assert last.parts == []
     assert last.rows(torch.tensor([1]), 6) is None
+
+
+def test_a_model_whose_layers_nobody_knows_shares_prompts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_layer, "GradientCheckpointingLayer", Mixing)
+    trunk = Trunk(seeded(MODELS["llama"]))
+    assert trunk.shares
+    assert trunk.last.parts == []
 
 
 def test_adapters_are_spared_with_what_they_adapt() -> None:
