@@ -23,7 +23,7 @@ from typing import Any
 import prefloop
 from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import MANIFEST
-from prefloop.audits.charts import Line, line_chart
+from prefloop.audits.charts import Line, line_chart, standalone
 from prefloop.generation.policy import Policy
 from prefloop.generation.sampler import Sampling
 from prefloop.records import as_messages
@@ -158,7 +158,7 @@ def main(seeds: int, steps: int, methods: Sequence[str], out: Path, sequences: i
         around = "" if spread is None else f" ± {spread:.3f}"
         print(f"{method}: {mean(finals):.3f}{around}, KL {mean(kls):.1f} nats", flush=True)
         write_json(out / "increasing.json", result)
-        (out / "increasing.svg").write_text(picture(result) + "\n", encoding="utf-8")
+        (out / "increasing.svg").write_text(picture(result), encoding="utf-8")
     return result
 
 
@@ -187,8 +187,7 @@ def picture(result: dict[str, Any]) -> str:
     lines = [Line(name, name, [list(enumerate(one["curve"], 1))]) for name, one in result["methods"].items()]
     about = f"Mean reward of each rollout's answers, over {result['seeds']} seeds; {result['base']:.2f} before."
     chart = line_chart("increasing", "Increasing numbers", about, lines, from_zero=True, x_name="rollout", named=True)
-    opening, drawn = str(chart).split(">", 1)
-    return f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style(list(result["methods"]))}</style>{drawn}'
+    return standalone(chart, style(list(result["methods"])))
 
 
 def style(names: Sequence[str]) -> str:

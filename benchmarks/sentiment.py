@@ -37,6 +37,7 @@ from benchmarks.peers.environments import NotThere, interpreter
 from benchmarks.peers.race import Side, once
 from prefloop.artifacts.files import write_json
 from prefloop.artifacts.folder import MANIFEST
+from prefloop.audits.charts import standalone
 from prefloop.audits.comparison import frontier
 from prefloop.audits.report import write_page
 from prefloop.evaluation.interval import mean_interval
@@ -387,9 +388,8 @@ def joined(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     chart = frontier([row for row in rows if row["kl"]["value"] <= SHOWN], [])
     if chart is None:
         raise SystemExit(f"no run in {out} stayed within {SHOWN} nats: there is nothing to draw")
-    opening, drawn = chart.split(">", 1)
-    picture = f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{drawn}'
-    (out / "seeds.svg").write_text(picture + "\n", encoding="utf-8")
+    picture = standalone(chart, STYLE)
+    (out / "seeds.svg").write_text(picture, encoding="utf-8")
     head = "<!doctype html><meta charset=utf-8><title>Controlled sentiment</title>"
     write_page(f"{head}<h1>Controlled sentiment, {len(seeds)} seeds</h1>{picture}", out / "seeds.html")
     return result

@@ -354,5 +354,11 @@ def _svg(
     ).format(look=look, w=width, h=height, key=key, title=title, desc=description, body=Markup("").join(body))
 
 
+def standalone(chart: Markup, style: str) -> str:
+    """The text of an SVG file: the chart with a style of its own instead of a page's."""
+    opening, drawn = str(chart).split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{drawn}\n'
+
+
 def _unit(x: float) -> float:
     return min(1.0, max(0.0, x))
