@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
-from prefloop.generation.packed import attention_by
+from prefloop.generation.attention import attention_by
 from prefloop.generation.prefill import prefill
 from prefloop.generation.slots import STEP, read_whole
 
@@ -51,7 +51,7 @@ class Cohorts(Cache):  # type: ignore[misc]
         self._end(ended)
         for cohort in self.cohorts:
             cohort.make_room()
-        with attention_by(self.model, self.attend):
+        with attention_by([self.model], self.attend):
             out = self.model(
                 input_ids=tokens[:, None],
                 position_ids=self.at[:, None],

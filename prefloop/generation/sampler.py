@@ -30,7 +30,7 @@ __all__ = ["Sample", "Sampler", "Sampling"]
 
 REFILL_SHARE = 8
 """Free slots are refilled once an eighth of the pool is free: one larger prefill is cheaper than many small ones."""
-PREFILL_TOKENS = 4096
+PREFILL_TOKENS = 2048
 """Prompt tokens, padding included, that go through the model at once."""
 BYTES_PER_CHARACTER = 4
 """At most; a token that is part of a character holds one byte or more."""

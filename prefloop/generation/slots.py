@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
+
+if TYPE_CHECKING:
+    from prefloop.generation.pages import Pages
 
 STEP = 64
 """Columns are added so many at a time."""
@@ -29,6 +32,11 @@ class SlotCache(Cache):  # type: ignore[misc]
         self.reach = 0
         """Columns that are read: those that any slot has filled, this step's included, or all (`read_whole`)."""
         self._row = torch.arange(slots, device=device)
+
+    @property
+    def depth(self) -> int:
+        """Layers that are held."""
+        return len(self.keys)
 
     @property
     def columns(self) -> int:
@@ -67,9 +75,7 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def hidden(self, window: int | None = None) -> Bool[Tensor, "S R"]:
         """True where a slot must not look: behind its own end, and before its last `window` tokens."""
-        column = torch.arange(self.reach, device=self.at.device)
-        behind = column > self.at[:, None]
-        return behind if window is None else behind | (column <= self.at[:, None] - window)
+        return hidden_columns(self.at, self.reach, window)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -107,10 +113,17 @@ def read_whole(held: Tensor) -> bool:
     return held.device.type == "cpu" and held.element_size() < 4
 
 
-class Behind(Cache):  # type: ignore[misc]
-    """The layers of a `SlotCache` from number `first` on."""
+def hidden_columns(at: Int[Tensor, "S"], reach: int, window: int | None) -> Bool[Tensor, "S R"]:
+    """True for the columns behind each of `at`, and before the last `window` up to it."""
+    column = torch.arange(reach, device=at.device)
+    behind = column > at[:, None]
+    return behind if window is None else behind | (column <= at[:, None] - window)
 
-    def __init__(self, slots: SlotCache, first: int) -> None:
+
+class Behind(Cache):  # type: ignore[misc]
+    """The layers of a `SlotCache`, or of `Pages`, from number `first` on."""
+
+    def __init__(self, slots: SlotCache | Pages, first: int) -> None:
         super().__init__(layers=[])
         self.slots, self.first = slots, first
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from prefloop.generation.pages import Pages
 from prefloop.generation.slots import SlotCache
 
 
@@ -43,13 +44,18 @@ class Twin:
         self.adviser.eval()
 
     def __call__(self, *, past_key_values: Any, **given: Any) -> Any:
-        """One step of both in a `SlotCache`; with an empty cache of the library's, their prefill."""
-        decoding = isinstance(past_key_values, SlotCache)
+        """One step of both in a cache of slots; with an empty cache of the library's, their prefill."""
+        decoding = isinstance(past_key_values, SlotCache | Pages)
         one = self.policy(past_key_values=past_key_values, **given)
-        beside = past_key_values.behind(len(past_key_values.keys) // 2) if decoding else DynamicCache()
+        beside = past_key_values.behind(past_key_values.depth // 2) if decoding else DynamicCache()
         two = self.adviser(past_key_values=beside, **given)
         logits = torch.cat([one.logits, two.logits], -1)
         if decoding:
             return SimpleNamespace(logits=logits)
         layers = [*one.past_key_values.layers, *two.past_key_values.layers]
         return SimpleNamespace(logits=logits, past_key_values=SimpleNamespace(layers=layers))
+
+
+def each_of(model: Any) -> list[Any]:
+    """The models that read what `model` is given: both of a `Twin`, else itself."""
+    return [model.policy, model.adviser] if isinstance(model, Twin) else [model]

@@ -6,7 +6,7 @@ group are rows of one matrix product, and nothing is copied; the library's fused
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -45,15 +45,17 @@ def attend(
 
 
 @contextmanager
-def attention_by(model: Any, function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
-    """Within it the model's layers attend by `function`, which has the library's signature (see `attend`)."""
-    config = model.config.get_text_config()
-    usual, token = config._attn_implementation, _ATTENDS.set(function)
-    config._attn_implementation = ATTENTION
+def attention_by(models: Sequence[Any], function: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """Within it the models' layers attend by `function`, which has the library's signature (see `attend`)."""
+    configs = [model.config.get_text_config() for model in models]
+    usual, token = [config._attn_implementation for config in configs], _ATTENDS.set(function)
+    for config in configs:
+        config._attn_implementation = ATTENTION
     try:
         yield
     finally:
-        config._attn_implementation = usual
+        for config, name in zip(configs, usual, strict=True):
+            config._attn_implementation = name
         _ATTENDS.reset(token)
 
 
