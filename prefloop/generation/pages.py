@@ -23,8 +23,8 @@ from prefloop.generation.slots import Behind, hidden_columns
 
 PAGE = 64
 """Tokens of a page. Half a page of each slot is empty on average; a product of smaller ones takes longer."""
-STEP = 16
-"""So many pages at a time are read of a bank: a product of another size has to be prepared."""
+STEP = 64
+"""So many pages at a time are read of a bank: a product of another size has to be prepared, and stays in memory."""
 
 
 @dataclass(frozen=True)
