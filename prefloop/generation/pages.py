@@ -68,6 +68,10 @@ class Pages(Cache):  # type: ignore[misc]
         """Layers that are held."""
         return len(self.banks[0].held) // 2
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.banks[0].held[0].dtype
+
     def place(self, prompts: Any, rows: Sequence[int], slots: Sequence[int], lengths: Int[Tensor, "n"]) -> None:
         """Copy row `rows[i]` of a prefilled cache, `lengths[i]` long, into slot `slots[i]`."""
         self.free(slots)

@@ -39,6 +39,10 @@ class SlotCache(Cache):  # type: ignore[misc]
         return len(self.keys)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.keys[0].dtype
+
+    @property
     def columns(self) -> int:
         return self.keys[0].shape[2] if self.keys else 0
 

@@ -113,7 +113,7 @@ class Decoding:
     def _mask(self, window: int | None) -> Float[Tensor, "S 1 1 R"]:
         # Added to the attention scores: architectures with attention code of their own would add True as 1.
         hidden = self.cache.hidden(window)
-        mask = torch.zeros(hidden.shape, dtype=self.model.dtype, device=hidden.device)
+        mask = torch.zeros(hidden.shape, dtype=self.cache.dtype, device=hidden.device)
         return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None, None]
 
 
