@@ -84,7 +84,12 @@ def once(contender: Side, spec: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "spec.json", Path(folder) / "result.json"
         asked.write_text(json.dumps(spec))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        # A peer keeps its libraries' own sizes, which prefloop changes for the process that imports it: not this
+        # module, which the peers' sides import, too.
+        from prefloop.models import PREPARED
+
+        inherited = {name: value for name, value in os.environ.items() if name not in PREPARED}
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         command = [str(contender.python), "-m", contender.module, str(asked), str(answered)]
         done = subprocess.run(
             command,

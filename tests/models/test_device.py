@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from prefloop.errors import InputError
-from prefloop.models import device
+from prefloop.models import PREPARED, device
 
 
 def test_auto_is_the_best_there_is() -> None:
@@ -51,3 +55,28 @@ def test_a_named_format_is_taken_as_named() -> None:
     assert device.pick_dtype("float32", torch.device("cpu")) is torch.float32
     with pytest.raises(InputError, match="unknown dtype 'float16'; use auto, bfloat16 or float32"):
         device.pick_dtype("float16", torch.device("cpu"))
+
+
+CONVOLVED = """
+import torch, sys
+import prefloop.models
+for width in [*range(16, 16 + int(sys.argv[1])), 16]:
+    torch.nn.functional.conv2d(torch.ones(2, 16, width, 16), torch.ones(16, 16, 3, 3))
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch was built without oneDNN")
+@pytest.mark.parametrize(
+    ("sizes", "asked", "kept"),
+    [(40, {}, True), (250, {}, False), (250, {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, True)],
+)
+def test_operations_of_few_sizes_stay_prepared_or_of_as_many_as_the_user_says(
+    sizes: int, asked: dict[str, str], kept: bool
+) -> None:
+    own = {name: value for name, value in os.environ.items() if name not in PREPARED}
+    environment = {**own, "ONEDNN_VERBOSE": "all", **asked}
+    command = [sys.executable, "-c", CONVOLVED, str(sizes)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    made = [line for line in done.stdout.splitlines() if "create:cache" in line and ",convolution," in line]
+    assert len(made) == sizes + 1, done.stdout[-2000:]
+    assert ("cache_hit" in made[-1]) == kept, made[-1]
