@@ -8,7 +8,6 @@ to by `answers.hash`, under a key that goes when the text goes.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from prefloop.errors import InputError
-from prefloop.records import Messages, as_messages, canonical_json, content_hash, prompt_id
+from prefloop.records import Messages, as_messages, canonical_json, content_hash
 from prefloop.store.annotators import imported_annotators
 from prefloop.store.asking import put_gold
 from prefloop.store.audit_log import (
@@ -32,6 +31,7 @@ from prefloop.store.audit_log import (
     guideline_commitment,
 )
 from prefloop.store.database import Row, Store, in_answer_order, insert_new
+from prefloop.store.items import completion_row, drafted, prompt_row, question_row, quiz_question, whole
 from prefloop.store.tables import (
     annotators,
     audiences,
@@ -47,18 +47,14 @@ from prefloop.store.tables import answers as answer_table
 from prefloop.store.tables import candidates as candidate_table
 from prefloop.store.values import (
     canonical,
-    check_candidate_count,
     check_kind,
     check_storable,
     in_chunks,
     is_skip,
-    validate_value,
 )
 
 PAGE = 1000
 """Answers read in one transaction: between pages a reader holds nothing that a writer would wait for."""
-MAX_OVERLAP = 1000
-ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +114,7 @@ def add_prompts(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str]:
     Items: `messages` (or `prompt`: text), and if known `source`, `licence`, `columns`.
     """
     now = datetime.now(UTC)
-    rows = [_prompt_row(item, f"prompts[{index}]", now) for index, item in enumerate(items)]
+    rows = [prompt_row(item, f"prompts[{index}]", now) for index, item in enumerate(items)]
     with store.write() as connection:
         insert_new(connection, prompts, _distinct(rows))
     return [row["id"] for row in rows]
@@ -138,7 +134,7 @@ def add_completions(store: Store, items: Sequence[Mapping[str, Any]]) -> list[st
     ended by itself). Raises InputError for a prompt that is not in the store.
     """
     now = datetime.now(UTC)
-    rows = [_completion_row(item, f"completions[{index}]", now) for index, item in enumerate(items)]
+    rows = [completion_row(item, f"completions[{index}]", now) for index, item in enumerate(items)]
     with store.write() as connection:
         _require(connection, prompts, {row["prompt_id"] for row in rows}, "prompt")
         insert_new(connection, completions, _distinct(rows))
@@ -157,7 +153,7 @@ def add_questions(store: Store, items: Sequence[Mapping[str, Any]], *, by: str =
     are asked once.
     """
     now = datetime.now(UTC)
-    rows = [_question_row(item, f"questions[{index}]", now) for index, item in enumerate(items)]
+    rows = [question_row(item, f"questions[{index}]", now) for index, item in enumerate(items)]
     asked = {row["id"]: (row, item) for row, item in zip(reversed(rows), reversed(items), strict=True)}
     asked = dict(reversed(asked.items()))
     with store.write() as connection:
@@ -213,7 +209,7 @@ def add_guideline(
     if not isinstance(text, str) or not text.strip():
         raise InputError("a guideline needs text")
     check_storable(text, "guideline")
-    asked = None if quiz is None else [_quiz_question(one, f"quiz[{index}]") for index, one in enumerate(quiz)]
+    asked = None if quiz is None else [quiz_question(one, f"quiz[{index}]") for index, one in enumerate(quiz)]
     with store.write() as connection:
         in_answer_order(connection)
         newest = connection.execute(sa.select(guidelines).order_by(guidelines.c.version.desc()).limit(1)).first()
@@ -243,7 +239,7 @@ def import_answers(store: Store, items: Sequence[Mapping[str, Any]]) -> list[str
     often it is imported; something that was erased does not come back.
     """
     now = datetime.now(UTC)
-    drafts = [_draft(item, f"answers[{index}]", now) for index, item in enumerate(items)]
+    drafts = [drafted(item, f"answers[{index}]", now) for index, item in enumerate(items)]
     with store.write() as connection:
         in_answer_order(connection)
         ids = imported_annotators(connection, [(draft.annotator, draft.source) for draft in drafts], now)
@@ -319,8 +315,8 @@ def answer_page(store: Store, after: int | None = None, limit: int = 100) -> Ans
     Going on with `next` meets every answer once, whoever writes meanwhile. Everything that was said is there and says
     what it is: late answers, repeats, skips, and answers that a later one `replaces`; only erased ones are not.
     """
-    _whole(limit, 1, PAGE, "limit")
-    _whole(after or 0, 0, 2**63 - 1, "after")
+    whole(limit, 1, PAGE, "limit")
+    whole(after or 0, 0, 2**63 - 1, "after")
     with store.read() as connection:
         rows = _page(connection, [answer_table.c.value.is_not(None), answer_table.c.number > (after or 0)], limit)
     return AnswerPage(answers=rows, next=rows[-1].cursor if rows else after or 0)
@@ -328,7 +324,7 @@ def answer_page(store: Store, after: int | None = None, limit: int = 100) -> Ans
 
 def history(store: Store, annotator: str, *, limit: int = 50, before: int | None = None) -> list[AnswerRow]:
     """What somebody said last, the newest first, without what they corrected since; `before`: an older page."""
-    _whole(limit, 1, PAGE, "limit")
+    whole(limit, 1, PAGE, "limit")
     newer = answer_table.alias("newer")
     wanted = [
         answer_table.c.annotator_id == annotator,
@@ -419,176 +415,6 @@ def new_answer_row(
         "hash": commitment(key, question, annotator, value, presented_order),
         "presented_order": list(presented_order),
         "skipped": is_skip(value),
-    }
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """One imported answer, checked, before anything is written."""
-
-    annotator: str
-    source: str | None
-    prompt: dict[str, Any]
-    completions: list[dict[str, Any]]
-    question: dict[str, Any]
-    value: dict[str, Any]
-    said: str
-    rest: dict[str, Any]
-
-
-def _draft(item: Mapping[str, Any], place: str, now: datetime) -> _Draft:
-    _check_item(item, ("kind", "value", "annotator"), place)
-    kind, value = item["kind"], item["value"]
-    check_kind(kind, f"{place}.kind")
-    prompt = _prompt_row({**item, "columns": None}, place, now)
-    texts: Sequence[Any] = item.get("candidates") or []
-    policies: Sequence[Any] = item.get("policies") or [None] * len(texts)
-    if isinstance(texts, str) or len(policies) != len(texts):
-        raise InputError(f"{place}: candidates must be a list of texts, and policies, when given, one for each")
-    written = [
-        _completion_row({"prompt_id": prompt["id"], "text": text, "policy": policy}, f"{place}.candidates[{i}]", now)
-        for i, (text, policy) in enumerate(zip(texts, policies, strict=True))
-    ]
-    ids = [row["id"] for row in written]
-    question = _question_row(
-        {
-            "kind": kind,
-            "prompt_id": prompt["id"],
-            "candidates": ids,
-            "overlap": 0,
-            "source": item.get("source"),
-            "licence": item.get("licence"),
-        },
-        place,
-        now,
-        imported=True,
-    )
-    value = _by_id(value, ids) if kind == "ranking" else value
-    try:
-        validate_value(kind, value, ids)
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-    columns = item.get("columns") or {}
-    _check_columns(columns, place)
-    seconds = item.get("seconds")
-    return _Draft(
-        annotator=item["annotator"],
-        source=item.get("source"),
-        prompt=prompt,
-        completions=written,
-        question=question,
-        value=value,
-        said=canonical_json(value),
-        rest={
-            "late": False,
-            "source": item.get("source"),
-            "licence": item.get("licence"),
-            "columns": columns,
-            "seconds": None if seconds is None else check_seconds(seconds, place),
-            "at": _time(item.get("at"), f"{place}.at", now),
-        },
-    )
-
-
-def _by_id(value: Any, ids: list[str]) -> Any:
-    """A ranking by positions as one by candidate ids; anything else unchanged, for validate_value to judge."""
-    order = value.get("order") if isinstance(value, Mapping) else None
-    if not isinstance(order, list) or not all(
-        isinstance(group, list) and all(type(one) is int and 0 <= one < len(ids) for one in group) for group in order
-    ):
-        return value
-    return {**value, "order": [[ids[one] for one in group] for group in order]}
-
-
-def _prompt_row(item: Mapping[str, Any], place: str, now: datetime) -> dict[str, Any]:
-    _check_item(item, (), place)
-    given = item.get("messages", item.get("prompt"))
-    if isinstance(given, str) or (
-        isinstance(given, Sequence)
-        and given
-        and all(isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in given)
-    ):
-        messages = as_messages(given)
-    else:
-        raise InputError(
-            f"{place}: messages must be text or a list of {{'role': {' | '.join(ROLES)}, 'content': text}}, "
-            f"got {given!r:.80}"
-        )
-    check_storable(messages, f"{place}.messages")
-    columns = item.get("columns") or {}
-    _check_columns(columns, place)
-    return {
-        "id": prompt_id(messages),
-        "messages": messages,
-        "source": _optional_text(item, "source", place),
-        "licence": _optional_text(item, "licence", place),
-        "columns": columns,
-        "created_at": now,
-    }
-
-
-def _completion_row(item: Mapping[str, Any], place: str, now: datetime) -> dict[str, Any]:
-    _check_item(item, ("prompt_id", "text"), place)
-    if not isinstance(item["text"], str):
-        raise InputError(f"{place}: a completion is text, got {item['text']!r:.60}")
-    check_storable(item["text"], f"{place}.text")
-    sampling, terminated = item.get("sampling"), item.get("terminated")
-    if sampling is not None:
-        _check_columns(sampling, f"{place}.sampling")
-    if terminated is not None and not isinstance(terminated, bool):
-        raise InputError(f"{place}: terminated must be true or false, got {terminated!r:.60}")
-    row = {
-        "prompt_id": item["prompt_id"],
-        "text": item["text"],
-        "policy": _optional_text(item, "policy", place),
-        "sampling": sampling,
-        "terminated": terminated,
-    }
-    return {"id": content_hash(["completion", *row.values()])[:24], **row, "created_at": now}
-
-
-def _question_row(item: Mapping[str, Any], place: str, now: datetime, imported: bool = False) -> dict[str, Any]:
-    _check_item(item, ("kind", "prompt_id", "candidates"), place)
-    kind, shown = item["kind"], item["candidates"]
-    check_kind(kind, f"{place}.kind")
-    if isinstance(shown, str) or not all(isinstance(one, str) for one in shown):
-        raise InputError(f"{place}: candidates must be a list of completion ids, got {shown!r:.80}")
-    check_candidate_count(kind, len(shown), place)
-    if len(set(shown)) != len(shown):
-        raise InputError(f"{place}: the candidates of a question must differ, but one appears twice")
-    columns = item.get("columns") or {}
-    _check_columns(columns, place)
-    overlap = _whole(item.get("overlap", 1), 0 if imported else 1, MAX_OVERLAP, f"{place}.overlap")
-    turn = _whole(item.get("round") or 0, 0, 2**31 - 1, f"{place}.round")
-    _whole(item.get("priority", 0), -(2**31), 2**31 - 1, f"{place}.priority")
-    most, sensitive, audience = item.get("most"), _optional_text(item, "sensitive", place), item.get("audience") or ()
-    if most is not None:
-        _whole(most, overlap, MAX_OVERLAP, f"{place}.most")
-    if sensitive is not None and not 1 <= len(sensitive) <= 64:
-        raise InputError(f"{place}: sensitive must be a word of 1 to 64 characters, got {sensitive!r:.80}")
-    if isinstance(audience, str) or not all(isinstance(one, str) and 1 <= len(one) <= 200 for one in audience):
-        raise InputError(f"{place}: audience must be a list of roles and annotators' ids, got {audience!r:.80}")
-    if item.get("gold") is not None:
-        try:
-            validate_value(kind, item["gold"], shown)
-        except InputError as error:
-            raise InputError(f"{place}.gold: {error}") from None
-    identity = content_hash(["question", kind, item["prompt_id"], list(shown), turn, columns, imported])
-    seed = item.get("seed")
-    return {
-        "id": identity[:24],
-        "kind": kind,
-        "prompt_id": item["prompt_id"],
-        "overlap": overlap,
-        "round": turn,
-        "seed": int(identity[-12:], 16) if seed is None else _whole(seed, 0, 2**63 - 1, f"{place}.seed"),
-        "guideline": item.get("guideline"),
-        "source": _optional_text(item, "source", place),
-        "licence": _optional_text(item, "licence", place),
-        "columns": columns,
-        "created_at": now,
-        "most": most,
-        "sensitive": sensitive,
     }
 
 
@@ -732,71 +558,3 @@ def _distinct(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         seen.setdefault(row["id"], row)
     return list(seen.values())
-
-
-def _quiz_question(item: Mapping[str, Any], place: str) -> dict[str, Any]:
-    _check_item(item, ("question", "options", "correct"), place)
-    question, options, correct = item["question"], item["options"], item["correct"]
-    if not isinstance(question, str) or not question.strip():
-        raise InputError(f"{place}.question must be text, got {question!r:.60}")
-    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(o, str) and o.strip() for o in options):
-        raise InputError(f"{place}.options must be at least two texts, got {options!r:.80}")
-    check_storable([question, options], place)
-    return {
-        "question": question,
-        "options": options,
-        "correct": _whole(correct, 0, len(options) - 1, f"{place}.correct"),
-    }
-
-
-def _check_item(item: Any, needed: tuple[str, ...], place: str) -> None:
-    if not isinstance(item, Mapping):
-        raise InputError(f"{place} must be an object, got {item!r:.80}")
-    missing = [name for name in needed if item.get(name) is None]
-    if missing:
-        raise InputError(f"{place} lacks {', '.join(missing)}; it has {', '.join(map(str, item)) or 'nothing'}")
-
-
-def _check_columns(columns: Any, place: str) -> None:
-    if not isinstance(columns, Mapping):
-        raise InputError(f"{place}: columns must be an object, got {columns!r:.60}")
-    check_storable(columns, f"{place}.columns")
-
-
-def _optional_text(item: Mapping[str, Any], name: str, place: str) -> str | None:
-    value = item.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise InputError(f"{place}: {name} must be text, got {value!r:.60}")
-    check_storable(value, f"{place}.{name}")
-    return value
-
-
-def _whole(value: Any, low: int, high: int, place: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{place} must be a whole number from {low} to {high}, got {value!r:.60}")
-    return value
-
-
-def check_seconds(value: Any, place: str) -> float:
-    """Seconds that somebody took: finite and not negative. Raises InputError otherwise."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise InputError(f"{place}: seconds must be a number of at least 0, got {value!r:.60}")
-    return float(value)
-
-
-def _time(value: Any, place: str, default: datetime) -> datetime:
-    """A given time as an aware one; a time without a zone is taken as UTC."""
-    if value is None:
-        return default
-    try:
-        if isinstance(value, datetime):
-            given = value
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            given = datetime.fromtimestamp(value, UTC)
-        else:
-            given = datetime.fromisoformat(value)
-    except (TypeError, ValueError, OverflowError, OSError):
-        raise InputError(f"{place} must be a time such as 2026-01-31T12:00:00Z, got {value!r:.60}") from None
-    return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)

@@ -22,7 +22,8 @@ from prefloop.store.annotators import lock_annotators
 from prefloop.store.asking import FIRST_REPEAT, OverlapPolicy, open_repeats, settle
 from prefloop.store.audit_log import answer_entries, append_many, commitment
 from prefloop.store.database import ForRows, Row, Store, any_of, in_answer_order, insert_new
-from prefloop.store.feedback import check_seconds, new_answer_row
+from prefloop.store.feedback import new_answer_row
+from prefloop.store.items import check_seconds
 from prefloop.store.tables import answers, leases, questions, slots
 from prefloop.store.values import check_storable, in_chunks, validate_value
 
