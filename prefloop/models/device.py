@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -59,3 +60,10 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return found.stdout.strip() == "1"
+
+
+def give_back_freed() -> None:
+    """Give the system the memory that was freed between pieces that are in use, where the C library would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others give back by themselves, or cannot
+    if trim is not None:
+        trim(0)

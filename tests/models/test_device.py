@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -80,3 +81,28 @@ def test_operations_of_few_sizes_stay_prepared_or_of_as_many_as_the_user_says(
     made = [line for line in done.stdout.splitlines() if "create:cache" in line and ",convolution," in line]
     assert len(made) == sizes + 1, done.stdout[-2000:]
     assert ("cache_hit" in made[-1]) == kept, made[-1]
+
+
+FREED = """
+import resource
+from pathlib import Path
+from prefloop.models.device import give_back_freed
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() // 1024
+
+pieces = [bytearray(b"x" * 40_000) for _ in range(3_000)]
+full = resident()
+pieces = pieces[-1:]  # what was made last stays, so that the heap does not simply end sooner
+kept = resident()
+give_back_freed()
+print(full, kept, resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to give memory back")
+def test_freed_memory_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    full, kept, given = map(int, done.stdout.split())
+    assert kept > full - 20_000
+    assert given < full - 100_000
