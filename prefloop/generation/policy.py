@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from prefloop.errors import InputError
-from prefloop.generation.sampler import Sample, Sampler, Sampling
+from prefloop.generation.sampler import SLOTS, Sample, Sampler, Sampling
 from prefloop.models.device import pick_device, pick_dtype
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import load_policy, load_tokenizer, resolve
@@ -41,7 +41,7 @@ class Policy:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        slots: int = 128,
+        slots: int = SLOTS,
         beta: float | None = None,
         log: Callable[[str], None] = lambda words: None,
     ) -> None:

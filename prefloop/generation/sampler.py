@@ -62,6 +62,10 @@ class Request:
     seed: int
 
 
+SLOTS = 128
+"""Sequences that decode at once, where nobody says otherwise."""
+
+
 class Sampler:
     """Draws completions from one model; `slots` sequences decode at once. A sample's log-probabilities are the model's
     whole ones, also where an adviser or the sampling narrowed what was drawn from."""
@@ -70,7 +74,7 @@ class Sampler:
         self,
         model: PreTrainedModel,
         template: Template,
-        slots: int = 128,
+        slots: int = SLOTS,
         adviser: Adviser | None = None,
         log: Callable[[str], None] = lambda words: None,
     ) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
@@ -83,13 +84,30 @@ def kept_bytes(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]
         return None
 
 
-def _saved(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]) -> int:
-    full = measure.full if isinstance(measure, CompletionLogprobs) else measure.model
+@torch.no_grad()
+def token_bytes(model: nn.Module) -> int | None:
+    """Keys and values of one token in all layers of a decoder, as a sampler keeps them. None as in `kept_bytes`."""
+    cache = DynamicCache()
+    try:
+        shell = copy.deepcopy(model, dict(_without_values(model))).eval()
+        shell(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), past_key_values=cache, use_cache=True)
+    except Exception:  # as there
+        return None
+    found: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return found
+
+
+def _without_values(model: nn.Module) -> dict[int, Tensor]:
+    """For each parameter and buffer, by its id, one of the same shape on the meta device."""
     empty: dict[int, Tensor] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-        for p in full.parameters()
+        for p in model.parameters()
     }
-    empty |= {id(b): torch.empty_like(b, device="meta") for b in full.buffers()}
+    return empty | {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+
+
+def _saved(measure: CompletionLogprobs | ScoreHead, texts: Sequence[Encoded]) -> int:
+    empty = _without_values(measure.full if isinstance(measure, CompletionLogprobs) else measure.model)
     weights = {_storage(tensor) for tensor in empty.values()}
     shell = copy.deepcopy(measure, dict(empty))
 

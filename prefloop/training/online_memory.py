@@ -1,4 +1,4 @@
-"""What an online run takes, told before it starts: its models, with one trunk or several, and a full micro-batch."""
+"""What an online run takes, told before it starts: its models, its largest micro-batch, and what it samples at once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from peft import PeftModel
 from torch import nn
 
 from prefloop.datasets.collate import text_batches
+from prefloop.generation.sampler import SLOTS
 from prefloop.models.encoder_decoder import has_encoder
 from prefloop.models.heads import CompletionLogprobs, ScoreHead
 from prefloop.models.load import base_of
 from prefloop.models.shared import shares_with, trained_on
 from prefloop.models.template import Encoded
-from prefloop.training.memory import kept_bytes, mebibytes, model_bytes
+from prefloop.training.memory import kept_bytes, mebibytes, model_bytes, token_bytes
 from prefloop.training.online_roles import Roles, prompt_room
 from prefloop.training.reward import models_of
 from prefloop.training.run import RunSettings
@@ -26,6 +27,8 @@ def online_memory(roles: Roles, run: RunSettings) -> str:
     kept = batch_bytes(roles, run)
     if kept is not None:
         said.append(mebibytes("a full micro-batch keeps for its backward pass", kept))
+    if (pool := pool_bytes(roles, run)) is not None:
+        said.append(f"{pool_size(run)} answers that are sampled at once keep up to {pool / 2**20:.0f} MiB")
     return "; ".join(said)
 
 
@@ -72,9 +75,32 @@ def full_micro_batch(roles: Roles, run: RunSettings) -> list[Encoded]:
     The ids are any: prompts differ, and answers to one prompt differ from their first token on.
     """
     s, size = roles.settings, roles.settings.group_size
-    room, answer = prompt_room(run.max_length, s.max_new_tokens), s.max_new_tokens
-    longest = sorted(roles.prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-1:]
-    prompt = max((len(roles.template.fit(roles.template.prompt(p), room)) for p in longest), default=room)
+    prompt, answer = longest_prompt(roles, run), s.max_new_tokens
     rows = range(-(-run.batch_size // s.minibatches))
     texts = [Encoded([row // size, *[0] * (prompt - 1), row % size, *[0] * (answer - 1)], prompt) for row in rows]
     return [texts[i] for i in max(text_batches(texts, run.micro_batch_tokens), key=len)]
+
+
+def pool_bytes(roles: Roles, run: RunSettings) -> int | None:
+    """Keys and values of a full pool, all with the longest prompt and all on their last token.
+
+    None for an encoder-decoder, a server, and where nobody can tell.
+    """
+    if has_encoder(roles.policy) or roles.settings.vllm is not None:
+        return None
+    token = token_bytes(base_of(roles.policy))
+    models = 1 if roles.adviser is None else 2
+    each = longest_prompt(roles, run) + roles.settings.max_new_tokens
+    return None if token is None else pool_size(run) * each * token * models
+
+
+def pool_size(run: RunSettings) -> int:
+    """Answers that are sampled at once."""
+    return min(SLOTS, run.batch_size)
+
+
+def longest_prompt(roles: Roles, run: RunSettings) -> int:
+    """Its tokens, cut to what an answer leaves of `max_length`; that room where there is no prompt."""
+    room = prompt_room(run.max_length, roles.settings.max_new_tokens)
+    longest = sorted(roles.prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-1:]
+    return max((len(roles.template.fit(roles.template.prompt(p), room)) for p in longest), default=room)

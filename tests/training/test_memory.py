@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from prefloop.models.heads import CompletionLogprobs
 from prefloop.models.load import load_policy
 from prefloop.training import offline, online
-from prefloop.training.memory import Budget, mebibytes, model_bytes, ran_out
-from prefloop.training.online_memory import role_bytes
+from prefloop.training.memory import Budget, mebibytes, model_bytes, ran_out, token_bytes
+from prefloop.training.online_memory import online_memory, pool_bytes, pool_size, role_bytes
 from tests.small import build, write_inputs
 
 
@@ -118,6 +119,22 @@ def test_what_models_take_by_hand() -> None:
     assert mebibytes("the models take", sizes) == (
         "the models take 38 MiB (policy (trained) 16, critic (trained) 18, adapted (trained) 4, reference (frozen) 0, "
         "reward model (frozen) 0)"
+    )
+
+
+def test_what_a_pool_of_answers_takes_by_hand(tmp_path: Path) -> None:
+    """A token takes keys and values, in each layer and of each head; an answer those of the longest prompt, too."""
+    algorithm, run = build("rloo", write_inputs(tmp_path), tmp_path / "run", steps=1, batch_size=9, max_new_tokens=16)
+    roles = algorithm.roles
+    config = roles.policy.config
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4
+    assert token_bytes(roles.policy) == token
+    assert token_bytes(roles.policy.bfloat16()) == token // 2
+    longest = max(len(roles.template.prompt(prompt)) for prompt in roles.prompts)
+    assert pool_bytes(roles, run.settings) == 9 * (longest + 16) * token // 2
+    assert pool_size(replace(run.settings, batch_size=1000)) == 128
+    assert f"; 9 answers that are sampled at once keep up to {pool_bytes(roles, run.settings) / 2**20:.0f} MiB" in (
+        online_memory(roles, run.settings)
     )
 
 
