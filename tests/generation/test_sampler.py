@@ -4,96 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
     PreTrainedModel,
 )
 
 from prefloop.errors import InputError
 from prefloop.generation.cohorts import Cohorts
-from prefloop.generation.pages import Bank, Pages
 from prefloop.generation.sampler import Sample, Sampler, Sampling, _portions
 from prefloop.generation.slots import SlotCache, read_whole
 from prefloop.generation.steps import Decoding
-from prefloop.generation.twin import Adviser
 from prefloop.models.load import load_policy
 from prefloop.models.template import Template
-
-VOCABULARY, EOS = 40, 2
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 48,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-}
-PROMPTS = [[1, 20, 21, 22], [1, 30, 31, 32, 33, 34, 35, 36, 37], [1, 9], [1, 5, 6, 7, 8]]
-
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-    "gpt2 (absolute positions)": lambda: GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=48, eos_token_id=EOS)
-    ),
-    "gpt2 (eager attention)": lambda: GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=32,
-            n_layer=2,
-            n_head=2,
-            n_positions=48,
-            eos_token_id=EOS,
-            attn_implementation="eager",
-        )
-    ),
-    "gemma2 (eager attention, capped logits)": lambda: Gemma2ForCausalLM(
-        Gemma2Config(**SHAPE, head_dim=16, final_logit_softcapping=30.0, sliding_window=48)
-    ),
-    "llama (eager attention)": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="eager")),
-    "mistral (a window of 6, eager attention)": lambda: MistralForCausalLM(
-        MistralConfig(**SHAPE, sliding_window=6, attn_implementation="eager")
-    ),
-    "mistral (window as long as the sequence)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=48)),
-    "mistral (a window of 6)": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=6)),
-    "gemma2 (a window of 6 in every other layer)": lambda: Gemma2ForCausalLM(
-        Gemma2Config(**SHAPE, head_dim=16, sliding_window=6)
-    ),
-}
-
-
-def made(name: str = "llama") -> PreTrainedModel:
-    """A model with opinions: random weights large enough that its next token is not a coin toss."""
-    torch.manual_seed(11)
-    model = MODELS[name]().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4.0)
-    return model
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.generation.small_models import EOS, MODELS, PROMPTS, VOCABULARY, fresh_logprobs, made, stream
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -114,14 +43,6 @@ def test_greedy_is_the_librarys_greedy_whatever_the_slots(name: str, each: int, 
             assert all(sample.terminated == (expected[-1] == EOS) for sample in group)
 
 
-def fresh_logprobs(model: PreTrainedModel, prompt: list[int], sample: Sample, temperature: float) -> list[float]:
-    """log pi of a sample's tokens from one plain forward pass."""
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([[*prompt, *sample.ids]])).logits[0].float() / temperature
-    before = logits.log_softmax(-1)[len(prompt) - 1 : -1]
-    return before.gather(1, torch.tensor(sample.ids)[:, None])[:, 0].tolist()
-
-
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("temperature", "top_p", "each"), [(1.0, 1.0, 3), (0.7, 1.0, 3), (1.3, 0.5, 3), (1.3, 0.5, 7)])
 def test_log_probabilities_are_those_of_a_fresh_pass(
@@ -137,122 +58,6 @@ def test_log_probabilities_are_those_of_a_fresh_pass(
             lengths.add(len(sample.ids))
             assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, temperature), abs=1e-4)
     assert top_p < 1 or len(lengths) > 1
-
-
-@pytest.fixture(params=[64, 4])
-def paged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools of any size have pages, of 64 tokens or of so few that each sequence has several and leaves some."""
-    monkeypatch.setattr("prefloop.generation.steps.WIDE", 1)
-    monkeypatch.setattr("prefloop.generation.pages.PAGE", request.param)
-    monkeypatch.setattr("prefloop.generation.pages.STEP", 3)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("slots", [1, 2, 5, 64])
-def test_in_pages_greedy_is_the_librarys_and_logprobs_a_fresh_passs(
-    name: str, slots: int, template: Template, paged: None
-) -> None:
-    model = made(name)
-    sampler = Sampler(model, template, slots)
-    steps = sampler.steps(1, 8, 1)
-    assert isinstance(steps, Decoding)
-    assert isinstance(steps.cache, Pages)
-    lengths = set()
-    for temperature in (0.0, 1.3):
-        groups = sampler(PROMPTS, 2, Sampling(max_new_tokens=14, temperature=temperature), stream())
-        for prompt, group in zip(PROMPTS, groups, strict=True):
-            inputs = torch.tensor([prompt])
-            whole = model.generate(
-                inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=14, do_sample=False, pad_token_id=0
-            )
-            for sample in group:
-                lengths.add(len(sample.ids))
-                if not temperature:
-                    assert sample.ids == whole[0, len(prompt) :].tolist()
-                expected = fresh_logprobs(model, prompt, sample, temperature or 1.0)
-                assert sample.logprobs == pytest.approx(expected, abs=1e-4)
-    assert len(lengths) > 1
-
-
-def test_float32_log_probabilities_in_pages_are_exact_to_1e_5(template: Template, paged: None) -> None:
-    model = made()
-    groups = Sampler(model, template, slots=3)(PROMPTS, 3, Sampling(max_new_tokens=20), stream())
-    for prompt, group in zip(PROMPTS, groups, strict=True):
-        for sample in group:
-            assert sample.logprobs == pytest.approx(fresh_logprobs(model, prompt, sample, 1.0), abs=1e-5)
-
-
-def test_an_adviser_has_pages_too(template: Template, paged: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its layers' keys stand behind the policy's; what it thinks likelier than most is not drawn."""
-    adviser = Adviser(made("llama (eager attention)"), lambda logits: logits <= logits.mean(-1, keepdim=True))
-    sampling = Sampling(max_new_tokens=14, temperature=1.3)
-    sampler = Sampler(made(), template, slots=3, adviser=adviser)
-    steps = sampler.steps(1, 8, 1)
-    assert isinstance(steps, Decoding)
-    assert isinstance(steps.cache, Pages)
-    found = sampler(PROMPTS, 3, sampling, stream())
-    free = Sampler(made(), template, slots=3)(PROMPTS, 3, sampling, stream())
-    monkeypatch.setattr("prefloop.generation.steps.WIDE", 99)
-    expected = Sampler(made(), template, slots=3, adviser=adviser)(PROMPTS, 3, sampling, stream())
-    ids = [[[s.ids for s in group] for group in groups] for groups in (found, expected, free)]
-    assert ids[0] == ids[1]
-    assert ids[0] != ids[2]
-
-
-def test_memory_that_was_never_written_is_in_no_sample(
-    template: Template, paged: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """New pages are full of what is no number, and so are those that a sequence left."""
-    sampling = Sampling(max_new_tokens=14, temperature=1.3)
-    expected = Sampler(made(), template, slots=3)(PROMPTS, 3, sampling, stream())
-    honest_like, honest_free = Bank.like, Pages.free
-
-    def like(numbers: range, layers: Any) -> Bank:
-        bank = honest_like(numbers, layers)
-        for held in bank.held:
-            held.fill_(math.nan)
-        return bank
-
-    def free(pages: Pages, slots: Any) -> None:
-        for number in [number for slot in slots for number in pages.pages[slot]]:
-            for bank in pages.banks:
-                for held in bank.held if number in bank.numbers else []:
-                    held[number - bank.numbers.start] = math.nan
-        honest_free(pages, slots)
-
-    monkeypatch.setattr(Bank, "like", like)
-    monkeypatch.setattr(Pages, "free", free)
-    assert Sampler(made(), template, slots=3)(PROMPTS, 3, sampling, stream()) == expected
-
-
-def test_a_pool_holds_no_more_pages_than_its_sequences_need(
-    template: Template, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pages of 4: three prompts of 9 and 2 tokens with 4 of their own need 4 and 2 each, and never 4 each."""
-    monkeypatch.setattr("prefloop.generation.pages.PAGE", 4)
-    pages = Pages(3, 13, torch.device("cpu"))
-    layer = SimpleNamespace(keys=torch.ones(2, 1, 9, 5), values=torch.ones(2, 1, 9, 3))
-    pages.place(SimpleNamespace(layers=[layer]), [0, 1, 1], [2, 0, 1], torch.tensor([9, 2, 2]))
-    assert [len(own) for own in pages.pages] == [1, 1, 3]
-    for _ in range(4):
-        pages.begin_step()
-        pages.at += 1
-    assert [len(own) for own in pages.pages] == [2, 2, 4]
-    assert len({number for own in pages.pages for number in own}) == 8
-    assert [held.shape[1:] for held in pages.banks[0].held] == [(1, 4, 5), (1, 4, 3)]
-    pages.keep(torch.tensor([1, 2]))
-    assert sorted(number for own in pages.pages for number in own) == [*range(6)]
-    assert [bank.numbers.start for bank in pages.banks if bank.numbers.start >= 6] == []
-    last = [held[5 - bank.numbers.start] for bank in pages.banks if 5 in bank.numbers for held in bank.held]
-    assert all(held.isfinite().all() for held in last)
-    pages.free([0, 1])
-    assert len(pages.vacant) == pages.banks[-1].numbers.stop
-
-
-def test_few_slots_have_no_pages(template: Template) -> None:
-    way = Sampler(made(), template).steps
-    caches = [way(slots, 8, 1).cache for slots in (31, 32)]  # type: ignore[attr-defined]
-    assert [type(cache) for cache in caches] == [SlotCache, Pages]
 
 
 @pytest.mark.parametrize("name", MODELS)
