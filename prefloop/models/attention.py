@@ -29,11 +29,11 @@ class Packing(NamedTuple):
     """Rows of one stretch that look back at once: fewer compute less that none may see, in more products."""
     step: int
     """Padded lengths are multiples of it."""
-    waste: float
-    """Most padded scores for each that somebody may see or that the causal mask hides."""
+    product: int
+    """What one more product costs, in scores of one head: a stretch joins its neighbours where that pads fewer."""
 
 
-WHOLE, HALF = Packing(128, 1, 1.3), Packing(512, 16, 1.5)
+WHOLE, HALF = Packing(128, 1, 2_000), Packing(512, 16, 10_000)
 """For float32, and for numbers of half its size: those are multiplied so fast that many small products cost more than
 they spare."""
 
@@ -135,11 +135,21 @@ class Group(NamedTuple):
     reach: int
     mask: Float[Tensor, "n q k"]
 
+    def weights(
+        self, queries: Float[Tensor, "Hn q D"], keys: Float[Tensor, "Hn k D"], softcap: float | None = None
+    ) -> Float[Tensor, "Hn q k"]:
+        """How much each row takes of each that it sees; queries are scaled."""
+        scores = torch.bmm(queries, keys.mT)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        return torch.softmax(scores.view(-1, *self.mask.shape).add_(self.mask), -1).view_as(scores)
+
 
 @dataclass
 class Plan:
     """Which stretches are multiplied together, and where their rows stand in the matrices of all heads."""
 
+    heads: int
     groups: list[Group]
     queries: Bags
     keys: Bags
@@ -163,7 +173,8 @@ class Plan:
             raise ValueError(f"{heads} heads of queries cannot share {shared} heads of keys")
         packing = WHOLE if query.element_size() >= 4 else HALF
         parts = [part for each in stretches if each.rows for part in blocks(each, packing.block, window)]
-        parts.sort(key=lambda part: (part.reach, len(part.rows)))
+        # A beginning sees itself, a branch much more than itself: these two are never of like size.
+        parts.sort(key=lambda part: (2 * len(part.rows) > part.reach, part.reach, len(part.rows)))
         groups, queries, keys = [], [], []
         head = torch.arange(heads)[:, None, None]
         for group in _together(parts, packing, heads):
@@ -174,7 +185,7 @@ class Plan:
             queries.append(torch.where(rows < 0, -1, rows * heads + head).flatten())
             keys.append(torch.where(seen < 0, -1, seen * shared + head // (heads // shared)).flatten())
         asked, looked = Bags.of(torch.cat(queries), total * heads), Bags.of(torch.cat(keys), total * shared)
-        return cls(groups, *(bags.to(query.device) for bags in (asked, looked, asked.transposed)))
+        return cls(heads, groups, *(bags.to(query.device) for bags in (asked, looked, asked.transposed)))
 
     def attend(
         self,
@@ -186,24 +197,95 @@ class Plan:
         softcap: float | None = None,
     ) -> Float[Tensor, "N H D"]:
         """Every row's mean of the values that it sees, weighted by the softmax of scale times query times key."""
-        heads, total, size = query.shape
-        queries = self.queries.add(_matrix(query))
-        keys, values = (self.keys.add(_matrix(x)) for x in (key, value))
-        asked = [heads * g.stretches * g.rows for g in self.groups]
-        seen = [heads * g.stretches * g.reach for g in self.groups]
+        if dropout or softcap is not None:
+            return self.step_by_step(query, key, value, scale, dropout, softcap)
+        found: Tensor = _Attention.apply(query, key, value, self, scale)  # type: ignore[no-untyped-call]
+        return found
+
+    def step_by_step(
+        self,
+        query: Float[Tensor, "H N D"],
+        key: Float[Tensor, "G N D"],
+        value: Float[Tensor, "G N D"],
+        scale: float,
+        dropout: float = 0.0,
+        softcap: float | None = None,
+    ) -> Float[Tensor, "N H D"]:
+        """`attend`, with a gradient that the library finds, as often as it is asked for."""
+        queries, keys, values = self.gathered(query, key, value, scale)
         found = []
-        for group, q, k, v in zip(self.groups, queries.split(asked), keys.split(seen), values.split(seen), strict=True):
-            n, rows, reach, mask = group
-            q, k, v = (x.view(heads * n, -1, size) for x in (q, k, v))
-            # Scaled before it is rounded: unscaled, float16 would overflow.
-            scores = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-            if softcap is not None:
-                scores = softcap * torch.tanh(scores / softcap)
-            weights = torch.softmax(scores.view(heads, n, rows, reach).add_(mask), -1)
+        for group, q, k, v in zip(self.groups, self.asked(queries), self.seen(keys), self.seen(values), strict=True):
+            weights = group.weights(q, k, softcap)
             if dropout:
                 weights = torch.nn.functional.dropout(weights, dropout)
-            found.append(torch.bmm(weights.view(heads * n, rows, reach), v).view(-1, size))
-        return self.found.add(torch.cat(found)).view(total, heads, size)
+            found.append(torch.bmm(weights, v).view(-1, query.shape[2]))
+        return self.found.add(torch.cat(found)).view(-1, *query.shape[::2])
+
+    def gathered(
+        self, query: Float[Tensor, "H N D"], key: Float[Tensor, "G N D"], value: Float[Tensor, "G N D"], scale: float
+    ) -> tuple[Float[Tensor, "q D"], Float[Tensor, "k D"], Float[Tensor, "k D"]]:
+        """Scaled queries, keys and values as the groups want them, one group after another."""
+        # Scaled before they are multiplied: unscaled products may be more than float16 has room for.
+        return self.queries.add(_matrix(query) * scale), self.keys.add(_matrix(key)), self.keys.add(_matrix(value))
+
+    def asked(self, rows: Float[Tensor, "q D"]) -> list[Float[Tensor, "Hn q D"]]:
+        """What belongs to the rows that look, group by group."""
+        return self._split(rows, [group.rows for group in self.groups])
+
+    def seen(self, rows: Float[Tensor, "k D"]) -> list[Float[Tensor, "Hn k D"]]:
+        """What belongs to the rows that are seen, group by group."""
+        return self._split(rows, [group.reach for group in self.groups])
+
+    def _split(self, rows: Float[Tensor, "all D"], lengths: Sequence[int]) -> list[Float[Tensor, "Hn length D"]]:
+        sizes = [self.heads * group.stretches * length for group, length in zip(self.groups, lengths, strict=True)]
+        parts = zip(rows.split(sizes), lengths, strict=True)
+        return [part.view(-1, length, rows.shape[1]) for part, length in parts]
+
+
+class _Attention(torch.autograd.Function):
+    """A plan's attention with a gradient of its own, which is the one that the library would find.
+
+    It keeps the weights and what it was given; the library would keep every row as often as it is seen, and handle some
+    dozen tensors more for each product. Where the gradient's own gradient is wanted, the library finds both.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, plan: Plan, scale: float) -> Tensor:
+        queries, keys, values = plan.gathered(query, key, value, scale)
+        found = torch.empty_like(queries)
+        kept = []
+        parts = (plan.asked(queries), plan.seen(keys), plan.seen(values), plan.asked(found))
+        for group, q, k, v, into in zip(plan.groups, *parts, strict=True):
+            weights = group.weights(q, k)
+            torch.bmm(weights, v, out=into)
+            kept.append(weights)
+        ctx.plan, ctx.scale = plan, scale
+        ctx.save_for_backward(query, key, value, *kept)
+        return plan.found.add(found).view(-1, *query.shape[::2])
+
+    @staticmethod
+    def backward(ctx: Any, slope: Float[Tensor, "N H D"]) -> Any:
+        plan, scale = ctx.plan, ctx.scale
+        query, key, value, *kept = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = plan.step_by_step(query, key, value, scale)
+            wanted = [x for x in (query, key, value) if x.requires_grad]
+            slopes = iter(torch.autograd.grad(found, wanted, slope, create_graph=True))
+            return *(next(slopes) if x.requires_grad else None for x in (query, key, value)), None, None
+        given = plan.gathered(query, key, value, scale)
+        made = [torch.empty_like(x) for x in given]
+        (q, k, v), (dq, dk, dv) = ([plan.asked(x[0]), *map(plan.seen, x[1:])] for x in (given, made))
+        asked = plan.asked(plan.queries.add(slope.reshape(-1, slope.shape[2])))
+        for i, weights in enumerate(kept):
+            torch.bmm(weights.mT, asked[i], out=dv[i])
+            of_weights = torch.bmm(asked[i], v[i].mT)
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            torch.bmm(of_scores, k[i], out=dq[i])
+            torch.bmm(of_scores.mT, q[i], out=dk[i])
+        of_query = plan.found.add(made[0]).mul_(scale)
+        of_key, of_value = (plan.keys.transposed.add(x) for x in made[1:])
+        shaped = (x.view(query.shape[1], -1, query.shape[2]).transpose(0, 1) for x in (of_query, of_key, of_value))
+        return *shaped, None, None
 
 
 def _matrix(x: Float[Tensor, "H N D"]) -> Float[Tensor, "N*H D"]:
@@ -212,27 +294,32 @@ def _matrix(x: Float[Tensor, "H N D"]) -> Float[Tensor, "N*H D"]:
 
 
 def _together(parts: Sequence[Stretch], packing: Packing, heads: int) -> Iterator[list[Stretch]]:
-    """Neighbours of like size, until padding would cost too much."""
+    """Neighbours of like size, until padding the next one would cost more than a product of its own."""
     group: list[Stretch] = []
-    rows = reach = wanted = 0
+    rows = reach = 0
     for part in parts:
-        own = len(part.rows) * part.reach
-        wider = math.ceil(max(rows, len(part.rows)) / packing.step) * packing.step
-        longer = math.ceil(max(reach, part.reach) / packing.step) * packing.step
+        own = _up(len(part.rows), packing.step), _up(part.reach, packing.step)
+        wider, longer = max(rows, own[0]), max(reach, own[1])
         padded = (len(group) + 1) * wider * longer
-        if group and (padded > packing.waste * (wanted + own) or heads * padded > MOST_SCORES):
+        more = padded - len(group) * rows * reach - own[0] * own[1]
+        if group and (more > packing.product or heads * padded > MOST_SCORES):
             yield group
-            group, wider, longer, wanted = [], len(part.rows), part.reach, 0
+            group, (wider, longer) = [], own
         group.append(part)
-        rows, reach, wanted = wider, longer, wanted + own
+        rows, reach = wider, longer
     if group:
         yield group
+
+
+def _up(length: int, step: int) -> int:
+    """The next multiple of `step`."""
+    return math.ceil(length / step) * step
 
 
 def _padded(spans: Sequence[Sequence[range]], step: int) -> Int[Tensor, "n width"]:
     """The numbers of each, one after another, behind as many -1 as make all as long as the longest."""
     lists = [[i for span in several for i in span] for several in spans]
-    width = math.ceil(max(map(len, lists)) / step) * step
+    width = _up(max(map(len, lists)), step)
     return torch.tensor([[-1] * (width - len(one)) + one for one in lists])
 
 

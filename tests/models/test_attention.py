@@ -68,7 +68,7 @@ def test_attention_of_some_rows_is_theirs_and_nothing_elsewhere(window: int | No
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-@pytest.mark.parametrize("packing", [Packing(128, 1, 1.3), Packing(4, 16, 5.0), Packing(3, 1, 1.0)])
+@pytest.mark.parametrize("packing", [Packing(128, 1, 20), Packing(4, 16, 1000), Packing(3, 1, 0)])
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_values_and_gradients_are_those_of_one_dense_product(
@@ -124,19 +124,49 @@ def test_products_that_float16_has_no_room_for_are_scaled_first() -> None:
     assert (found - expected).abs().max() <= 8 * torch.finfo(torch.float16).eps * expected.abs().max()
 
 
-def test_products_stay_within_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padded scores for each wanted one, and scores of one product."""
-    query, key, _ = numbers()
-    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 1.2))
-    plan = Plan.of(STRETCHES, None, query, key)
-    wanted = sum(len(s.rows) * s.reach for s in STRETCHES)
-    assert wanted <= sum(g.mask.numel() for g in plan.groups) <= 1.2 * wanted
-    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 100.0))
-    assert len(Plan.of(STRETCHES, None, query, key).groups) == 1
-    monkeypatch.setattr(attention, "MOST_SCORES", 200 * HEADS)
-    groups = Plan.of(STRETCHES, None, query, key).groups
-    assert sum(g.stretches for g in groups) == 5  # none is lost
-    assert all(g.mask.numel() <= 200 or g.stretches == 1 for g in groups)
+def test_a_stretch_joins_where_padding_costs_less_than_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stretches see themselves alone (5 x 5 and 1 x 1), three more than twice that (2 x 3, 3 x 8, 11 x 16)."""
+
+    def shapes() -> list[tuple[int, int, int]]:
+        groups = Plan.of(STRETCHES, None, *numbers()[:2]).groups
+        assert [tuple(g.mask.shape) for g in groups] == [(g.stretches, g.rows, g.reach) for g in groups]
+        return [(g.stretches, g.rows, g.reach) for g in groups]
+
+    apart = [(1, 3, 8), (1, 1, 1), (1, 2, 3), (1, 5, 5), (1, 11, 16)]
+    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 0))
+    assert shapes() == apart
+    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 4))  # 2 x 2 x 3 scores instead of 1 and 6: 5 more
+    assert shapes() == apart
+    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 5))
+    assert shapes() == [(1, 3, 8), (2, 2, 3), (1, 5, 5), (1, 11, 16)]
+    monkeypatch.setattr(attention, "WHOLE", Packing(128, 1, 1000))  # none is lost
+    assert shapes() == [(5, 11, 16)]
+    monkeypatch.setattr(attention, "MOST_SCORES", 100 * HEADS)
+    assert shapes() == [(3, 3, 8), (1, 5, 5), (1, 11, 16)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_its_own_gradient_is_the_library_s_but_for_the_order_of_adding_up(dtype: torch.dtype) -> None:
+    slope = torch.randn(ROWS, HEADS, SIZE, generator=torch.Generator().manual_seed(1)).to(dtype)
+    results = []
+    for how in (Plan.attend, Plan.step_by_step):
+        given = numbers(dtype)
+        found = how(Plan.of(STRETCHES, None, *given[:2]), *given, 0.3)
+        results.append([found, *torch.autograd.grad(found, given, slope)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+
+
+def test_second_derivatives_of_what_is_trained_alone() -> None:
+    """An adapter may have queries that are trained and keys that are not."""
+    products = []
+    for attend in (lambda *given: Plan.of(STRETCHES, None, *given[:2]).attend(*given, 0.3), dense_whole):
+        query, key, value = numbers()
+        value = value.detach()
+        slopes = torch.autograd.grad(attend(query, key, value).pow(3).sum(), (query, key), create_graph=True)
+        products.append(torch.autograd.grad(sum(slope.pow(2).sum() for slope in slopes), (query, key)))
+    for ours, theirs in zip(*products, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_blocks_see_what_lies_before_them_within_the_window() -> None:
