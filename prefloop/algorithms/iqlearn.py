@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from prefloop.datasets.rows import TextRow, demonstration_rows
-from prefloop.functional.temporal_difference import chosen, following, soft_values
+from prefloop.functional.temporal_difference import chosen, following, inverse_soft_q, soft_values
 from prefloop.generation.sampler import Sampler, Sampling
 from prefloop.models.adapters import save_trained
 from prefloop.models.device import pick_device
@@ -107,7 +107,7 @@ class IQLearn:
         v, implied, follows = self._implied([row.text for row in rows])
         weights = torch.cat([torch.full_like(row_v, row.weight) for row, row_v in zip(rows, v, strict=True)])
         found, rewards, ahead = torch.cat(v), torch.cat(implied), torch.cat(follows)
-        values = (1 - share) * (found - ahead + self.config.chi * rewards.square()) - rewards
+        values = (1 - share) * inverse_soft_q(found, ahead, rewards, self.config.chi) - rewards
         metrics: dict[str, Measured] = {
             "nll": (found - ahead - rewards).detach(),
             "rewards/implied": rewards.detach(),
@@ -116,7 +116,7 @@ class IQLearn:
             v, implied, follows = self._implied([answer for answer, _ in own])
             counts = torch.cat([torch.full_like(row_v, each) for (_, each), row_v in zip(own, v, strict=True)])
             found, rewards, ahead = torch.cat(v), torch.cat(implied), torch.cat(follows)
-            values = torch.cat([values, share * (found - ahead + self.config.chi * rewards.square())])
+            values = torch.cat([values, share * inverse_soft_q(found, ahead, rewards, self.config.chi)])
             metrics = {name: (value, weights) for name, value in metrics.items() if isinstance(value, Tensor)}
             metrics["rewards/implied_own"] = (rewards.detach(), counts)
             weights = torch.cat([weights, counts])

@@ -45,6 +45,16 @@ def soft_values(q: Float[Tensor, "*n V"], temperature: float) -> Float[Tensor, "
     return temperature * (q.float() / temperature).logsumexp(-1)
 
 
+def inverse_soft_q(
+    values: Float[Tensor, "*n"], ahead: Float[Tensor, "*n"], rewards: Float[Tensor, "*n"], chi: float
+) -> Float[Tensor, "*n"]:
+    """V - gamma V' + chi r^2: what a decision costs whoever took it (Garg et al. 2021, eq. 10, chi = 1 / (4 alpha)).
+
+    `ahead` is gamma V' and `rewards` is r = Q - gamma V'. Of an expert's decisions the loss has -r besides.
+    """
+    return values - ahead + chi * rewards.square()
+
+
 def double_q_values(live: Float[Tensor, "*n V"], target: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
     """Q_target(s, argmax_a Q_live(s, a)) (van Hasselt et al. 2016, eq. 4): one chooses, the other appraises."""
     return target.gather(-1, live.argmax(-1, keepdim=True))[..., 0]
