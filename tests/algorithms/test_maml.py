@@ -147,7 +147,7 @@ def test_people_with_opposite_tastes_are_told_apart_by_a_few_comparisons(inputs:
     before, after = measured()
     # honest: a share of 20 people's 16 answers (320) has a standard error of 0.03
     assert before == pytest.approx(0.5, abs=0.08)
-    assert after > 0.85
+    assert after > 0.8
     assert algorithm.rates[:2].min() > 2 * algorithm.rates[3:].max()  # it has learned along what people differ
 
 
