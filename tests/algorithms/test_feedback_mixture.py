@@ -368,8 +368,8 @@ def test_each_criterion_has_the_temperature_of_its_own_pairs(inputs: Path, tmp_p
     for pair, one, other in zip(test, chosen, rejected, strict=True):
         judge = reward.about(pair.columns["criterion"])
         own = judge([pair.prompt] * 2, [pair.chosen, pair.rejected])
-        # in float32, and of batches of other sizes
-        assert (one - other) / reward.temperature == pytest.approx((own[0] - own[1]) / judge.temperature, rel=1e-5)
+        # In float32, and of batches of other sizes; the scores are larger than their difference.
+        assert (one - other) / reward.temperature == pytest.approx((own[0] - own[1]) / judge.temperature, rel=1e-4)
 
 
 def pairs_by(criterion: str | None, n: int = 60) -> list[dict[str, Any]]:

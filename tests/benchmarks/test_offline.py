@@ -72,5 +72,5 @@ def test_every_task_runs_to_its_end(task: str) -> None:
     found = figures(task, 0, 0.01, None)
     assert len(found) > 10
     assert all(math.isfinite(value) for value in found.values())
-    shares = [value for name, value in found.items() if "straight" in name or name.endswith("reward")]
+    shares = [value for name, value in found.items() if ": straight to the goal" in name or name.endswith("reward")]
     assert all(0.0 <= value <= 1.0 for value in shares)
