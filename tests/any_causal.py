@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.shapes import SMALL, SPECIAL
+
 TOGETHER = ["bloom", "mpt", "falcon", "gpt_neo", "llama4", "mamba", "mamba2", "jamba", "lfm2"]
 """Sequences of one length go through these together, in the model's own cache."""
 ALONE = ["rwkv", "xlstm"]
@@ -19,15 +21,8 @@ def model_of(kind: str, vocabulary: int, seed: int = 0) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    ids = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    llama = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 64,
-    }
+    ids = {**SPECIAL, "vocab_size": vocabulary}
+    llama = {**SMALL, "max_position_embeddings": 64}
     gpt = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
     recurrent = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
     shapes: dict[str, dict[str, Any]] = {

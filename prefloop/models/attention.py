@@ -198,28 +198,26 @@ class Plan:
     ) -> Float[Tensor, "N H D"]:
         """Every row's mean of the values that it sees, weighted by the softmax of scale times query times key."""
         if dropout or softcap is not None:
-            return self.step_by_step(query, key, value, scale, dropout, softcap)
+            return self.step_by_step(*self.gathered(query, key, value, scale), dropout, softcap)
         found: Tensor = _Attention.apply(query, key, value, self, scale)  # type: ignore[no-untyped-call]
         return found
 
     def step_by_step(
         self,
-        query: Float[Tensor, "H N D"],
-        key: Float[Tensor, "G N D"],
-        value: Float[Tensor, "G N D"],
-        scale: float,
+        queries: Float[Tensor, "q D"],
+        keys: Float[Tensor, "k D"],
+        values: Float[Tensor, "k D"],
         dropout: float = 0.0,
         softcap: float | None = None,
     ) -> Float[Tensor, "N H D"]:
-        """`attend`, with a gradient that the library finds, as often as it is asked for."""
-        queries, keys, values = self.gathered(query, key, value, scale)
+        """`attend` to what is `gathered`, with a gradient that the library finds, as often as it is asked for."""
         found = []
         for group, q, k, v in zip(self.groups, self.asked(queries), self.seen(keys), self.seen(values), strict=True):
             weights = group.weights(q, k, softcap)
             if dropout:
                 weights = torch.nn.functional.dropout(weights, dropout)
-            found.append(torch.bmm(weights, v).view(-1, query.shape[2]))
-        return self.found.add(torch.cat(found)).view(-1, *query.shape[::2])
+            found.append(torch.bmm(weights, v).view(-1, queries.shape[1]))
+        return self.found.add(torch.cat(found)).view(-1, self.heads, queries.shape[1])
 
     def gathered(
         self, query: Float[Tensor, "H N D"], key: Float[Tensor, "G N D"], value: Float[Tensor, "G N D"], scale: float
@@ -268,7 +266,7 @@ class _Attention(torch.autograd.Function):
         plan, scale = ctx.plan, ctx.scale
         query, key, value, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = plan.step_by_step(query, key, value, scale)
+            found = plan.step_by_step(*plan.gathered(query, key, value, scale))
             wanted = [x for x in (query, key, value) if x.requires_grad]
             slopes = iter(torch.autograd.grad(found, wanted, slope, create_graph=True))
             return *(next(slopes) if x.requires_grad else None for x in (query, key, value)), None, None

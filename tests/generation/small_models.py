@@ -18,20 +18,10 @@ from transformers import (
 )
 
 from prefloop.generation.sampler import Sample
+from tests.shapes import SMALL, SPECIAL
 
-VOCABULARY, EOS = 40, 2
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 48,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": EOS,
-}
+VOCABULARY, EOS = 40, SPECIAL["eos_token_id"]
+SHAPE = {**SMALL, **SPECIAL, "vocab_size": VOCABULARY, "max_position_embeddings": 48}
 PROMPTS = [[1, 20, 21, 22], [1, 30, 31, 32, 33, 34, 35, 36, 37], [1, 9], [1, 5, 6, 7, 8]]
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {

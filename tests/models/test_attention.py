@@ -149,7 +149,7 @@ def test_a_stretch_joins_where_padding_costs_less_than_a_product(monkeypatch: py
 def test_its_own_gradient_is_the_library_s_but_for_the_order_of_adding_up(dtype: torch.dtype) -> None:
     slope = torch.randn(ROWS, HEADS, SIZE, generator=torch.Generator().manual_seed(1)).to(dtype)
     results = []
-    for how in (Plan.attend, Plan.step_by_step):
+    for how in (Plan.attend, lambda plan, *given: plan.step_by_step(*plan.gathered(*given))):
         given = numbers(dtype)
         found = how(Plan.of(STRETCHES, None, *given[:2]), *given, 0.3)
         results.append([found, *torch.autograd.grad(found, given, slope)])

@@ -28,20 +28,10 @@ from prefloop.models.adapters import add_lora, save_trained
 from prefloop.models.heads import CompletionLogprobs, ScoreHead, trainable
 from prefloop.models.load import BIAS_KEY, base_of, load_policy, load_reward_model, load_tokenizer
 from prefloop.models.trees import Forest, texts_of
+from tests.shapes import SMALL, SPECIAL
 
 VOCABULARY = 50
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SHAPE = {**SMALL, **SPECIAL, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
 GPT2_SHAPE = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
 CPU = torch.device("cpu")
 
