@@ -11,15 +11,14 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prefloop.audits import charts, sections
-from prefloop.audits.wording import NOT_MEASURED, clean, count, number, percent
+from prefloop.audits.curves import guard, training
+from prefloop.audits.reward_model import reward_model
+from prefloop.audits.wording import NOT_MEASURED, Data, clean, count, number, percent, words
 from prefloop.errors import InputError, RunError
-
-Data = Mapping[str, Any]
 
 TITLES = {
     "shows": "The same request, before and after",
@@ -90,9 +89,9 @@ def render(data: Data) -> str:
         "shows": sections.shows(d),
         "gold": sections.gold(d),
         "wins": sections.wins(d),
-        "reward_model": sections.reward_model(d),
-        "guard": sections.guard(d),
-        "training": sections.training(d),
+        "reward_model": reward_model(d),
+        "guard": guard(d),
+        "training": training(d),
         "data": sections.data(d),
         "people": sections.people(d),
         "lineage": sections.lineage(d),
@@ -102,7 +101,7 @@ def render(data: Data) -> str:
         environment()
         .get_template("report.html")
         .render(
-            title=sections.words(d.get("title")) or "Report",
+            title=words(d.get("title")) or "Report",
             simulated=sections.simulated(d) != "none",
             all_simulated=sections.simulated(d) == "all",
             meta=sections.meta(d),

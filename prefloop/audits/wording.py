@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+Data = Mapping[str, Any]
+
 NOT_MEASURED = "not measured"
 UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
 """Control characters, lone surrogates and marks that reverse the writing direction: shown as U+FFFD."""
@@ -119,3 +121,25 @@ def _places(share: float) -> str:
     if x != rounded and rounded in (0, 100):
         return f"{x:.1f}"
     return str(rounded)
+
+
+def words(value: Any) -> str:
+    """Something short and readable, or nothing."""
+    return "" if value is None or isinstance(value, (Mapping, list)) else str(value).strip()
+
+
+def heading(name: str) -> str:
+    """A key as a heading: "reward_model" is Reward model, "ppo" is PPO."""
+    if name in ("sft", "ppo", "dpo"):
+        return name.upper()
+    return (name[:1].upper() + name[1:]).replace("_", " ")
+
+
+def mapping(value: Any) -> Data:
+    """The mapping; an empty one where something else is stored."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    """The list; an empty one where something else is stored."""
+    return value if isinstance(value, list) else []

@@ -293,7 +293,7 @@ def test_a_guard_without_an_alarm_says_so(example):
 
 
 def test_every_floor_stands_once_by_its_name(example):
-    from prefloop.audits.sections import reward_model
+    from prefloop.audits.reward_model import reward_model
 
     floors = {"length": {"value": 0.58, "low": 0.5, "high": 0.6, "n": 9}, "tfidf": {"value": 0.6, "n": 9}}
     example["reward_model"]["floors"] = floors
