@@ -108,7 +108,7 @@ def load_feedback(
     return load_rows(path, parse_feedback, _same, split, test_share, max_dropped, progress)
 
 
-def _same(said: Feedback) -> tuple[Any, str, str | None, str]:
+def _same(said: Feedback, row: Any) -> tuple[Any, str, str | None, str]:
     if said.kind == "comparison":
         return said.prompt, said.completions[0], said.completions[1], canonical_json(said.columns.get("criterion"))
     who = [said.columns.get(name) for name in ("annotator", "annotators", "answers")]

@@ -402,7 +402,7 @@ def load_comparisons(
     than `max_dropped` of the rows are defective, or a snapshot's files do not match their hashes (exit 1).
     """
 
-    def same(c: Comparison) -> Sides:
+    def same(c: Comparison, row: Any) -> Sides:
         whose = annotator_of(c.columns) if by_annotator else None
         return c.prompt, c.chosen, c.rejected, canonical_json([whose, c.columns.get("criterion")])
 
@@ -426,12 +426,15 @@ def load_demonstrations(
 ) -> tuple[list[Demonstration], Ledger]:
     """The demonstrations of a snapshot folder, a file or a hub dataset, and the ledger of every row.
 
-    Comparisons serve too: the chosen completion is the demonstration. Splits, repeats and errors as in
+    Comparisons serve too: the chosen completion is the demonstration, once, however many it was preferred to. Other
+    repeats are kept: how often something was shown is part of what is to be imitated. Splits and errors as in
     `load_comparisons`.
     """
-    return load_rows(
-        path, parse_demonstration, lambda d: (d.prompt, d.completion, None), split, test_share, max_dropped, progress
-    )
+
+    def same(d: Demonstration, row: Any) -> Sides | Messages:
+        return (d.prompt, d.completion, None) if "chosen" in row else d.prompt
+
+    return load_rows(path, parse_demonstration, same, split, test_share, max_dropped, progress)
 
 
 def load_prompts(
@@ -446,7 +449,7 @@ def load_prompts(
 
     Raises what `load_comparisons` raises.
     """
-    return load_rows(path, parse_prompt, lambda p: (p, "", None), split, test_share, max_dropped, progress)
+    return load_rows(path, parse_prompt, lambda p, row: (p, "", None), split, test_share, max_dropped, progress)
 
 
 def load_rewarded(
@@ -460,12 +463,11 @@ def load_rewarded(
 ) -> tuple[list[Rewarded], Ledger]:
     """The completions of a log with their rewards, and the ledger of every row.
 
-    Not `rewarded`: the rewards are still to come, so the rows need none, and each is 0. Repeats are kept, unlike
-    elsewhere: how often something was said is what a log tells about who said it. Splits and errors as in
-    `load_comparisons`.
+    Not `rewarded`: the rewards are still to come, so the rows need none, and each is 0. Repeats are kept: how often
+    something was said is what a log tells about who said it. Splits and errors as in `load_comparisons`.
     """
     parse = parse_rewarded if rewarded else _parse_unrewarded
-    return load_rows(path, parse, lambda r: r.prompt, split, test_share, max_dropped, progress)
+    return load_rows(path, parse, lambda r, row: r.prompt, split, test_share, max_dropped, progress)
 
 
 def _parse_unrewarded(row: Any) -> Rewarded | Reject:
@@ -480,13 +482,16 @@ def _parse_unrewarded(row: Any) -> Rewarded | Reject:
 def load_rows(
     path: str | Path,
     parse: Callable[[Any], Noun | Reject],
-    sides: Callable[[Noun], Sides | Messages],
+    sides: Callable[[Noun, Any], Sides | Messages],
     split: Split | None,
     test_share: float,
     max_dropped: float,
     progress: Progress | None,
 ) -> tuple[list[Noun], Ledger]:
-    """What `load_comparisons` does, for nouns of any kind: `parse` makes one of a row, `sides` is what repeats."""
+    """What `load_comparisons` does, for nouns of any kind: `parse` makes one of a row; `sides` is what must not repeat.
+
+    Where that is only the prompt, anything may.
+    """
     files, decided = _files(path, split)
     ledger, result, repeats = Ledger(), list[Noun](), Repeats()
     first_problem: Reject | None = None
@@ -498,7 +503,7 @@ def load_rows(
                 ledger.drop(noun.reason)
                 first_problem = first_problem or noun
                 continue
-            parts = sides(noun)
+            parts = sides(noun, row)
             prompt = parts if isinstance(parts, list) else parts[0]
             again = None if isinstance(parts, list) else repeats.judge(*parts)
             if again is not None:

@@ -193,6 +193,19 @@ def test_demonstrations() -> None:
         assert found.reason == reason
 
 
+def test_demonstrations_count_as_often_as_they_were_shown_and_what_was_preferred_once(
+    jsonl: Callable[..., Path],
+) -> None:
+    shown = {"prompt": "Hi", "completion": "good"}
+    found, ledger = load_demonstrations(jsonl([shown, shown, {**shown, "completion": "fine"}]))
+    assert [d.completion for d in found] == ["good", "good", "fine"]
+    assert ledger.as_dict() == {"rows": 3, "used": 3, "dropped": {}, "notes": {}}
+    preferred = [{"prompt": "Hi", "chosen": "good", "rejected": text} for text in ("bad", "worse")]
+    found, ledger = load_demonstrations(jsonl(preferred))
+    assert [d.completion for d in found] == ["good"]
+    assert ledger.as_dict() == {"rows": 2, "used": 1, "dropped": {"duplicate": 1}, "notes": {}}
+
+
 def test_prompts() -> None:
     for row in ({"prompt": "Hi"}, {"messages": HI}, {"messages": [*HI, assistant("x")]}, {"chosen": T + "good"}):
         assert parse_prompt(row) == HI
