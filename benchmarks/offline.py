@@ -246,9 +246,12 @@ def corrupted(seed: int, folder: Path) -> dict[str, float]:
     steps: Row = {"steps": 600, "batch_size": 64}
     cloned = bench.train("sft", "nll", logged, **steps)
     half: Row = {"steps": 300, "batch_size": 64, "lr": 5e-4}
+    close: Row = {**half, "lr": 2e-4, "max_dropped": 1.0}
     policies = {
         "nll": cloned,
-        "dpo": bench.train("dpo", "dpo", compared, cloned, **{**half, "lr": 2e-4}, beta=0.1, max_dropped=1.0),
+        "dpo": bench.train("dpo", "dpo", compared, cloned, **{**close, "steps": 50}, beta=0.1),
+        "dpo, 300 steps": bench.train("dpo", "long", compared, cloned, **close, beta=0.1),
+        "dpo, beta 0.5, nll 1": bench.train("dpo", "rpo", compared, cloned, **{**close, "lr": 5e-4}, beta=0.5, nll=1.0),
         "awr": bench.train("awr", "awr", logged, cloned, **half, temperature=0.3),
         "a-lol": bench.train("alol", "alol", logged, cloned, **half),
         "a-lol, ratio per token": bench.train("alol", "seq", logged, cloned, **half, ratio="token"),
