@@ -334,14 +334,18 @@ def grid(seed: int, folder: Path) -> dict[str, float]:
         "cloning of all walks": (cloned, None),
         "cloning of the preferred": (bench.train("sft", "chosen", compared, **steps), None),
         "reward model, then ilql": (ilql, 4.0),
-        "dpo": (bench.train("dpo", "dpo", compared, cloned, **half, beta=0.1), None),
-        "cpl": (bench.train("cpl", "cpl", compared, cloned, **half, alpha=0.1, bias=0.5), None),
-        "cpl, bias 1": (bench.train("cpl", "cpl1", compared, cloned, **half, alpha=0.1, bias=1.0), None),
-        "cpl-kl": (
-            bench.train("cpl", "cplkl", compared, cloned, **half, alpha=0.2, bias=0.75, reference=True),
-            None,
-        ),
+        "dpo, beta 0.5, nll 1": (bench.train("dpo", "rpo", compared, cloned, **half, beta=0.5, nll=1.0), None),
     }
+    # Pairs are soon learned by heart; then both sides of them become unlikely, and what nobody wrote takes their place.
+    for passes, much in (("3 passes", {**half, "steps": 50, "lr": 2e-4}), ("19 passes", half)):
+        for name, method, settings in (
+            ("dpo", "dpo", {"beta": 0.1}),
+            ("cpl", "cpl", {"alpha": 0.1, "bias": 0.5}),
+            ("cpl, bias 1", "cpl", {"alpha": 0.1, "bias": 1.0}),
+            ("cpl-kl", "cpl", {"alpha": 0.2, "bias": 0.75, "reference": True}),
+        ):
+            found = bench.train(method, f"{name}, {passes}", compared, cloned, **much, **settings)
+            policies[f"{name}, {passes}"] = found, None
     result = {}
     for name, (policy, beta) in policies.items():
         drawn = bench.sampled(policy, starts, 20, world.STEPS + 1, beta)
