@@ -7,6 +7,7 @@ costs the sum of its rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -86,13 +87,17 @@ def _cut(texts: Sequence[Encoded], units: Sequence[Sequence[int]], budget: int) 
     return parts
 
 
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Steps in which each of n rows comes once; the last batch of an epoch may be smaller."""
+    return math.ceil(n / batch_size)
+
+
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Which rows make up the batch of optimizer step `step` (from 0).
 
-    Every epoch is a new permutation, a function of (seed, epoch) alone; the last batch of an epoch may be smaller.
+    Every epoch is a new permutation, a function of (seed, epoch) alone.
     """
-    per_epoch = -(-n // batch_size)
-    epoch, place = divmod(step, per_epoch)
+    epoch, place = divmod(step, steps_per_epoch(n, batch_size))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
     return order[place * batch_size : (place + 1) * batch_size]
 

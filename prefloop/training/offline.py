@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prefloop.datasets.collate import batch_indices, micro_batches, weighted_indices
+from prefloop.datasets.collate import batch_indices, micro_batches, steps_per_epoch, weighted_indices
 from prefloop.errors import RunError
 from prefloop.training.memory import Budget
 from prefloop.training.metrics import Means, Measured
@@ -115,8 +115,8 @@ class Solves(Protocol):
 
 def total_steps(run: Run, rows: int) -> int:
     """Optimizer steps of a run over `rows` rows."""
-    per_epoch = math.ceil(rows / run.settings.batch_size)
-    return run.settings.steps if run.settings.steps is not None else max(1, round(run.settings.epochs * per_epoch))
+    s = run.settings
+    return s.steps if s.steps is not None else max(1, round(s.epochs * steps_per_epoch(rows, s.batch_size)))
 
 
 def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def train_offline(algorithm: OfflineAlgorithm, run: Run) -> dict[str, Any]:
             if isinstance(algorithm, Follows):
                 algorithm.follow(done)
             if done % s.log_every == 0 or done == steps:
-                run.record(done, {"epoch": done * s.batch_size / len(rows), **means.read()})
+                run.record(done, {"epoch": done / steps_per_epoch(len(rows), s.batch_size), **means.read()})
             if (s.eval_every and done % s.eval_every == 0) or done == steps:
                 _measure(algorithm, run, done, budget, returned, state, best)
             advance(done, f"loss {values:.3f}")

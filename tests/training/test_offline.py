@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,10 @@ class Shrink:
         raise AssertionError
 
 
-def run_in(folder: Path) -> Run:
-    settings = RunSettings(steps=3, batch_size=3, lr=0.1, device="cpu", checkpoint_seconds=60, micro_batch_tokens=10)
+def run_in(folder: Path, batch_size: int = 3) -> Run:
+    settings = RunSettings(
+        steps=3, batch_size=batch_size, lr=0.1, device="cpu", checkpoint_seconds=60, micro_batch_tokens=10, log_every=1
+    )
     run = Run(folder, "shrink", settings, {}, log=lambda words: None)
     run.begin((folder / "settings.json").exists())
     return run
@@ -71,6 +74,15 @@ def test_a_batch_is_prepared_once_whatever_its_pieces_and_each_step_is_told(tmp_
     assert algorithm.asked == [batch, 1, batch, 2, batch, 3, [5.0, 7.0]]
     weight = algorithm.model.weight.item()
     assert evaluate_offline(algorithm, 10)["eval_loss"] == pytest.approx((weight - 6) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(("batch_size", "epochs"), [(1, [1 / 3, 2 / 3, 1]), (2, [0.5, 1, 1.5]), (32, [1, 2, 3])])
+def test_an_epoch_is_over_when_each_row_came_once_however_small_the_last_batch(
+    tmp_path: Path, batch_size: int, epochs: list[float]
+) -> None:
+    train_offline(Shrink(), run_in(tmp_path, batch_size))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if "epoch" in row] == pytest.approx(epochs)
 
 
 def test_what_a_method_keeps_beside_its_weights_is_in_the_checkpoint(
