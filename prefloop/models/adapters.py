@@ -56,6 +56,9 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: P
     Where its weights are `shared` with other models, they stay what they are.
     """
     if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            # PEFT keeps names in sets, whose order is another in every process; equal runs are to have equal hashes.
+            vars(config).update({name: sorted(names) for name, names in vars(config).items() if isinstance(names, set)})
         with disk_errors():
             model.save_pretrained(str(folder / "adapter"))
         (folder / "adapter" / "README.md").unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -272,6 +273,10 @@ def test_a_fresh_adapter_changes_nothing_and_a_trained_one_is_seen(tiny_model: P
     # honest: the merged weights are stored in bfloat16
     torch.testing.assert_close(merged, moved, atol=0.1, rtol=0)
     assert (tmp_path / "merged" / "adapter" / "adapter_model.safetensors").is_file()
+    # A set's order is another in each process, and the artifact's hash would be with it.
+    targets = json.loads((tmp_path / "merged" / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) >= 6
+    assert targets == sorted(targets)
 
 
 def test_an_adapted_reward_model_trains_normalises_and_saves_its_head(tiny_model: Path, tmp_path: Path) -> None:
