@@ -10,10 +10,11 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
-from prefloop.audits.wording import Figure, number
+from prefloop.audits.wording import Figure, figure, number
 from prefloop.evaluation.interval import wilson
 
 Point = tuple[float, float]
@@ -235,6 +236,14 @@ def track(value: Figure, look: str, *, even: float | None = None) -> Markup:
     return Markup('<svg class="track" width="100%" height="22" aria-hidden="true" focusable="false">{}</svg>').format(
         Markup("").join(parts)
     )
+
+
+def share_row(name: str, value: Any, look: str, even: float | None = None) -> dict[str, Any] | None:
+    """A share with its bar, which is marked at `even`; None where no share from 0 to 1 is stored."""
+    shown = figure(value)
+    if shown is None or not 0 <= shown.value <= 1:
+        return None
+    return {"name": name, "figure": shown, "look": look, "track": track(shown, look, even=even)}
 
 
 def share_bar(parts: Sequence[tuple[str, float]]) -> Markup:

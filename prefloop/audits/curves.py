@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefloop.audits import charts
-from prefloop.audits.panels import line_panels, points_of
 from prefloop.audits.wording import Data, count, listed, mapping, measured, number, words
 
 
@@ -91,20 +90,20 @@ def guard(d: Data) -> dict[str, Any] | None:
     alarm = next((row for row in looks if row.get("alarm") is True), None)
     marks = {row["step"]: name for row, name in ((kept, "kept"), (alarm, "alarm")) if row is not None}
     lines = [
-        charts.Line(name, look, [points_of(looks, metric)])
+        charts.Line(name, look, [_points_of(looks, metric)])
         for name, metric, look in (("mean", "held_out", "policy"), ("lower bound", "held_out_low", "base"))
     ]
     shown = [row for place, row in enumerate(looks) if place in (0, len(looks) - 1) or row is kept]
     peak = [measured(value) for value in listed(mapping(mapping(found.get("curves")).get("held_out")).get("peak"))]
     return {
         "charts": [
-            *line_panels(
+            *_line_panels(
                 "guard-proxy",
                 *GUARDED["proxy"],
-                [charts.Line("reward", "policy", [points_of(looks, "proxy")])],
+                [charts.Line("reward", "policy", [_points_of(looks, "proxy")])],
                 breaks=marks,
             ),
-            *line_panels("guard-held-out", *GUARDED["held_out"], lines, breaks=marks),
+            *_line_panels("guard-held-out", *GUARDED["held_out"], lines, breaks=marks),
         ],
         "looks": count(len(looks)),
         "kept": "" if kept is None else count(kept["step"]),
@@ -128,9 +127,9 @@ def training(d: Data) -> list[dict[str, Any]]:
         runs, breaks = _in_one_line(logged[stage])
         drawn = []
         for curve in ONLINE_CURVES:
-            line = charts.Line("policy", "policy", [part for rows in runs if (part := points_of(rows, curve.metric))])
+            line = charts.Line("policy", "policy", [part for rows in runs if (part := _points_of(rows, curve.metric))])
             key = f"{stage}-{curve.key}"
-            drawn += line_panels(key, curve.title, curve.about, [line], from_zero=curve.from_zero, breaks=breaks)
+            drawn += _line_panels(key, curve.title, curve.about, [line], from_zero=curve.from_zero, breaks=breaks)
         if drawn:
             name = "PPO" if stage == "ppo" else stage
             groups.append({"title": f"Practising against the reward model ({name})", "charts": drawn})
@@ -138,10 +137,10 @@ def training(d: Data) -> list[dict[str, Any]]:
     for stage, (title, about) in LOSS_CHARTS.items():
         rows, breaks = _in_one_line(logged.get(stage, []))
         lines = [
-            charts.Line(name, look, [part for part in (points_of(r, metric) for r in rows) if part])
+            charts.Line(name, look, [part for part in (_points_of(r, metric) for r in rows) if part])
             for name, metric, look in (("training", "loss", "base"), ("held out", "eval_loss", "policy"))
         ]
-        drawn += line_panels(f"{stage}-loss", title, about, lines, from_zero=False, breaks=breaks)
+        drawn += _line_panels(f"{stage}-loss", title, about, lines, from_zero=False, breaks=breaks)
     if drawn:
         groups.append({"title": "The other lessons" if groups else "How the loss fell or rose", "charts": drawn})
     return groups
@@ -165,3 +164,34 @@ def _in_one_line(rows: Sequence[Data]) -> tuple[list[list[Data]], dict[float, st
         parts.append([{**row, "step": row["step"] + move} for row in part if measured(row.get("step")) is not None])
         end = max(steps) + move
     return parts, breaks
+
+
+def _points_of(rows: Iterable[Data], metric: str) -> list[charts.Point]:
+    """(step, value) of the rows that have both."""
+    known = ((measured(row.get("step")), measured(row.get(metric))) for row in rows)
+    return [(step, value) for step, value in known if step is not None and value is not None]
+
+
+def _line_panels(
+    key: str,
+    title: str,
+    about: str,
+    lines: Sequence[charts.Line],
+    *,
+    from_zero: bool = False,
+    breaks: Mapping[float, str],
+) -> list[dict[str, Any]]:
+    """The chart of the lines that have at least two points, with its first and last stored values in words; or none."""
+    lines = [line for line in lines if sum(map(len, line.parts)) >= 2]
+    if not lines:
+        return []
+    if len(lines) == 1:
+        lines = [replace(lines[0], look="policy")]
+    ends = "; ".join(
+        f"{line.name + ': ' if len(lines) > 1 else ''}{number(line.parts[0][0][1])} at first, "
+        f"{number(line.parts[-1][-1][1])} at last"
+        for line in lines
+    )
+    chart = charts.line_chart(key, title, f"{about} {ends}.", lines, from_zero=from_zero, breaks=breaks)
+    legend = [(line.name, line.look) for line in lines] if len(lines) > 1 else []
+    return [{"title": title, "about": about, "ends": ends, "chart": chart, "legend": legend}]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from prefloop.audits import charts
-from prefloop.audits.panels import share_row
 from prefloop.audits.wording import (
     Data,
     Figure,
@@ -32,26 +31,26 @@ def reward_model(d: Data) -> dict[str, Any] | None:
     ceiling, length = mapping(value.get("human_ceiling")), mapping(value.get("length"))
     floors = {"length": length.get("longer_wins"), **mapping(value.get("floors"))}
     compared = [
-        share_row(
+        charts.share_row(
             "Reward model",
             {"value": right.value, "low": right.low, "high": right.high, "n": right.n},
             "policy",
             even=0.5,
         ),
-        share_row(
+        charts.share_row(
             "Two people agree",
             ceiling if "value" in ceiling else {**ceiling, "value": ceiling.get("accuracy")},
             "sft",
             0.5,
         ),
-        *(share_row(FLOORS.get(name, name), floor, "base", 0.5) for name, floor in floors.items()),
+        *(charts.share_row(FLOORS.get(name, name), floor, "base", 0.5) for name, floor in floors.items()),
     ]
     ceilings = mapping(value.get("slice_ceilings"))
     slices = [
         row | {"people": figure(mapping(ceilings.get(column)).get(name)), "column": heading(column)}
         for column, shares in mapping(value.get("slices")).items()
         for name, share in mapping(shares).items()
-        if (row := share_row(name, share, "policy", 0.5))
+        if (row := charts.share_row(name, share, "policy", 0.5))
     ]
     bins = [row for row in map(mapping, listed(value.get("reliability"))) if _is_a_bin(row)]
     ece, expected = measured(value.get("ece")), measured(value.get("expected_ece"))

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from prefloop.audits import charts
-from prefloop.audits.panels import share_row
 from prefloop.audits.wording import (
     NOT_MEASURED,
     Data,
@@ -198,7 +197,9 @@ def gold(d: Data) -> list[dict[str, Any]]:
     panels = []
     for title, pick in [("All tasks", None), *((name, name) for name in families)]:
         rows = [
-            share_row(MODELS[key][0], value if pick is None else mapping(value.get("families")).get(pick), LOOKS[key])
+            charts.share_row(
+                MODELS[key][0], value if pick is None else mapping(value.get("families")).get(pick), LOOKS[key]
+            )
             for key, value in sorted(models.items(), key=lambda item: list(MODELS).index(item[0]))
         ]
         if known := [row for row in rows if row]:
@@ -216,7 +217,7 @@ def wins(d: Data) -> dict[str, Any] | None:
         ("average_win_rate", "The average of the three", "policy"),
     ):
         value = mapping(d.get(key))
-        if row := share_row("won", value, look, even=0.5):
+        if row := charts.share_row("won", value, look, even=0.5):
             row |= {
                 "title": f"{name} against {_against(value)}",
                 "ties": measured(value.get("ties")),
